@@ -1,0 +1,1 @@
+//! What users write: environment, flags and the sensor file, validated into the pure types.

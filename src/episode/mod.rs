@@ -1,0 +1,1 @@
+//! Blocked time and time accounting; pure.

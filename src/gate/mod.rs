@@ -1,0 +1,1 @@
+//! May we pull: quantities, limits, quota readings, reasons; pure.

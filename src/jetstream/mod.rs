@@ -1,0 +1,1 @@
+//! Adapter to NATS JetStream: connection, pull, ack, publish, key-value buckets.

@@ -1,0 +1,1 @@
+//! The role that owns the ledgers of a namespace: watches, books, record, signal.

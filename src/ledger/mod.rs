@@ -1,0 +1,1 @@
+//! Who may start how many: numbers, holders, the leader's books; pure.

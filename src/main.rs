@@ -1,0 +1,7 @@
+//! The `jetgate` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,1 @@
+//! One message: identity, record, outcome classes, retry and its machine; pure.

@@ -1,0 +1,1 @@
+//! Supervised tasks: an exit nobody asked for is noticed.

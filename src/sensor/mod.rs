@@ -1,0 +1,1 @@
+//! The role that holds credits, pulls, triggers and confirms.
