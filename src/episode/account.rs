@@ -33,9 +33,7 @@ impl Activity {
 
     /// Every activity.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Working, Self::Idle]
-            .into_iter()
-            .chain(Reason::ALL.map(Self::Blocked))
+        [Self::Working, Self::Idle].into_iter().chain(Reason::ALL.map(Self::Blocked))
     }
 
     /// The state as a label: `working`, `idle` or `blocked`.
@@ -94,9 +92,7 @@ impl TimeAccount {
             start: now,
             counted: now,
             doing,
-            parts: Activity::all()
-                .map(|activity| (activity, Duration::ZERO))
-                .collect(),
+            parts: Activity::all().map(|activity| (activity, Duration::ZERO)).collect(),
             episodes,
             closed: false,
         }
@@ -141,10 +137,7 @@ impl TimeAccount {
 
     /// The blocked part of [`TimeAccount::read`] by reason; every reason is there.
     pub fn blocked(&mut self, now: Instant) -> BTreeMap<Reason, Duration> {
-        self.read(now)
-            .iter()
-            .filter_map(|(activity, time)| Some((activity.reason()?, *time)))
-            .collect()
+        self.read(now).iter().filter_map(|(activity, time)| Some((activity.reason()?, *time))).collect()
     }
 
     /// The time that is accounted for, which is the sum of the parts.
@@ -162,8 +155,7 @@ impl TimeAccount {
     /// Puts what has passed into the part that it belongs to; gives the time up to which that is done.
     fn count_up_to(&mut self, now: Instant) -> Instant {
         if !self.closed {
-            *self.parts.entry(self.doing).or_default() +=
-                now.saturating_duration_since(self.counted);
+            *self.parts.entry(self.doing).or_default() += now.saturating_duration_since(self.counted);
             self.counted = self.counted.max(now);
         }
         self.counted
@@ -185,10 +177,7 @@ mod tests {
     fn time_goes_into_exactly_one_part() {
         let t0 = Instant::now();
         let mut account = TimeAccount::new(Activity::Blocked(Reason::NoLeader), t0);
-        assert_eq!(
-            account.switch(Activity::Idle, t0 + secs(2)).unwrap().lasted,
-            secs(2)
-        );
+        assert_eq!(account.switch(Activity::Idle, t0 + secs(2)).unwrap().lasted, secs(2));
         assert_eq!(account.switch(Activity::Working, t0 + secs(5)), None);
         account.switch(Activity::Blocked(Reason::AtLimit), t0 + secs(9));
         // It advances while it is open.
@@ -207,18 +196,10 @@ mod tests {
     fn another_reason_is_another_episode() {
         let t0 = Instant::now();
         let mut account = TimeAccount::new(Activity::Blocked(Reason::AtLimit), t0);
-        let ended = account
-            .switch(Activity::Blocked(Reason::HeldByOthers), t0 + secs(1))
-            .unwrap();
-        assert_eq!(
-            (ended.reason, ended.outcome),
-            (Reason::AtLimit, Outcome::Recovered)
-        );
+        let ended = account.switch(Activity::Blocked(Reason::HeldByOthers), t0 + secs(1)).unwrap();
+        assert_eq!((ended.reason, ended.outcome), (Reason::AtLimit, Outcome::Recovered));
         // The same state again is no change.
-        assert_eq!(
-            account.switch(Activity::Blocked(Reason::HeldByOthers), t0 + secs(2)),
-            None
-        );
+        assert_eq!(account.switch(Activity::Blocked(Reason::HeldByOthers), t0 + secs(2)), None);
         assert_eq!(account.episodes(Reason::HeldByOthers).begun, 1);
     }
 
@@ -238,20 +219,11 @@ mod tests {
     #[test]
     fn a_blocked_gate_comes_before_what_is_in_hand() {
         let blocked = GateState::Blocked(Reason::AtLimit);
-        assert_eq!(
-            Activity::of(blocked, true),
-            Activity::Blocked(Reason::AtLimit)
-        );
-        assert_eq!(
-            Activity::of(blocked, false),
-            Activity::Blocked(Reason::AtLimit)
-        );
+        assert_eq!(Activity::of(blocked, true), Activity::Blocked(Reason::AtLimit));
+        assert_eq!(Activity::of(blocked, false), Activity::Blocked(Reason::AtLimit));
         assert_eq!(Activity::of(GateState::Open, true), Activity::Working);
         assert_eq!(Activity::of(GateState::Open, false), Activity::Idle);
-        assert_eq!(
-            Activity::Blocked(Reason::AtLimit).to_string(),
-            "blocked: at_limit"
-        );
+        assert_eq!(Activity::Blocked(Reason::AtLimit).to_string(), "blocked: at_limit");
     }
 
     #[test]

@@ -86,9 +86,7 @@ impl Episodes {
     /// None yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            books: BTreeMap::new(),
-        }
+        Self { books: BTreeMap::new() }
     }
 
     /// The condition holds. True where that is new: a repeated rejection is the same episode.
@@ -97,10 +95,7 @@ impl Episodes {
         if book.open.is_some() {
             return false;
         }
-        book.open = Some(Open {
-            since: now,
-            counted: now,
-        });
+        book.open = Some(Open { since: now, counted: now });
         book.count.begun += 1;
         true
     }
@@ -113,10 +108,7 @@ impl Episodes {
 
     /// Ends every open episode: at a shutdown none of them is lost.
     pub fn end_all(&mut self, outcome: Outcome, now: Instant) -> Vec<Ended> {
-        self.books
-            .iter_mut()
-            .filter_map(|(reason, book)| book.end(*reason, outcome, now))
-            .collect()
+        self.books.iter_mut().filter_map(|(reason, book)| book.end(*reason, outcome, now)).collect()
     }
 
     /// The time that each reason has held up to now, the open episodes included; every reason is there.
@@ -124,10 +116,7 @@ impl Episodes {
         for book in self.books.values_mut() {
             book.count_up_to(now);
         }
-        Reason::ALL
-            .into_iter()
-            .map(|reason| (reason, self.book(reason).total))
-            .collect()
+        Reason::ALL.into_iter().map(|reason| (reason, self.book(reason).total)).collect()
     }
 
     /// How many episodes a reason has had.
@@ -138,9 +127,7 @@ impl Episodes {
 
     /// What holds now, with the time at which it began.
     pub fn open(&self) -> impl Iterator<Item = (Reason, Instant)> {
-        self.books
-            .iter()
-            .filter_map(|(reason, book)| Some((*reason, book.open?.since)))
+        self.books.iter().filter_map(|(reason, book)| Some((*reason, book.open?.since)))
     }
 
     fn book(&self, reason: Reason) -> Book {
@@ -194,16 +181,11 @@ mod tests {
         assert!(!episodes.begin(Reason::AtLimit, t0 + secs(4)));
         assert_eq!(episodes.blocked(t0 + secs(5))[&Reason::AtLimit], secs(5));
         assert_eq!(episodes.open().collect::<Vec<_>>(), [(Reason::AtLimit, t0)]);
-        let ended = episodes
-            .end(Reason::AtLimit, Outcome::Recovered, t0 + secs(6))
-            .unwrap();
+        let ended = episodes.end(Reason::AtLimit, Outcome::Recovered, t0 + secs(6)).unwrap();
         assert_eq!((ended.lasted, ended.outcome), (secs(6), Outcome::Recovered));
         // It is over: nothing runs on, and it does not end twice.
         assert_eq!(episodes.blocked(t0 + secs(60))[&Reason::AtLimit], secs(6));
-        assert_eq!(
-            episodes.end(Reason::AtLimit, Outcome::Recovered, t0 + secs(61)),
-            None
-        );
+        assert_eq!(episodes.end(Reason::AtLimit, Outcome::Recovered, t0 + secs(61)), None);
         assert_eq!(episodes.end(Reason::ApiDown, Outcome::Recovered, t0), None);
         let count = episodes.count(Reason::AtLimit);
         assert_eq!((count.begun, count.recovered), (1, 1));
@@ -224,10 +206,7 @@ mod tests {
         episodes.begin(Reason::NatsDown, t0 + secs(1));
         let ended = episodes.end_all(Outcome::Shutdown, t0 + secs(3));
         assert_eq!(
-            ended
-                .iter()
-                .map(|ended| (ended.reason, ended.lasted))
-                .collect::<Vec<_>>(),
+            ended.iter().map(|ended| (ended.reason, ended.lasted)).collect::<Vec<_>>(),
             [(Reason::AtLimit, secs(3)), (Reason::NatsDown, secs(2))]
         );
         assert_eq!(episodes.count(Reason::NatsDown).shutdown, 1);
@@ -241,9 +220,7 @@ mod tests {
         let mut episodes = Episodes::new();
         episodes.begin(Reason::AtLimit, t0);
         assert_eq!(episodes.blocked(t0 + secs(10))[&Reason::AtLimit], secs(10));
-        let ended = episodes
-            .end(Reason::AtLimit, Outcome::Cancelled, t0 + secs(4))
-            .unwrap();
+        let ended = episodes.end(Reason::AtLimit, Outcome::Cancelled, t0 + secs(4)).unwrap();
         assert_eq!(ended.lasted, secs(10));
         assert_eq!(episodes.blocked(t0)[&Reason::AtLimit], secs(10));
         assert_eq!(episodes.count(Reason::AtLimit).cancelled, 1);

@@ -52,11 +52,7 @@ impl Bound {
 /// The smallest room of all the bounds; nothing where nothing bounds, because then nothing is known.
 #[must_use]
 pub fn smallest_room(bounds: &[Bound], live_side: Quantity, beyond_used: Quantity) -> Quantity {
-    bounds
-        .iter()
-        .map(|bound| bound.room(live_side, beyond_used))
-        .min()
-        .unwrap_or(Quantity::ZERO)
+    bounds.iter().map(|bound| bound.room(live_side, beyond_used)).min().unwrap_or(Quantity::ZERO)
 }
 
 /// The quotas that bound a resource, for a sensor that names some of them.
@@ -86,11 +82,9 @@ pub fn bounds(
     let mut seen = BTreeSet::new();
     for name in named.iter().filter(|name| seen.insert(name.as_str())) {
         match quotas.get(name) {
-            None => blocked.push(Blocked::new(
-                Reason::QuotaMissing,
-                name,
-                format!("ResourceQuota `{name}` does not exist"),
-            )),
+            None => {
+                blocked.push(Blocked::new(Reason::QuotaMissing, name, format!("ResourceQuota `{name}` does not exist")))
+            }
             Some(quota) if quota.scoped && !resource.may_be_scoped() => unnamed.push(Blocked::new(
                 Reason::ResourceMissing,
                 name,
@@ -119,11 +113,7 @@ pub fn bounds(
             push(quota, Ratio::ONE, resource, cost, &mut found, &mut blocked);
         }
     }
-    let first = blocked
-        .iter()
-        .map(|blocked| blocked.reason)
-        .collect::<Reasons>()
-        .first();
+    let first = blocked.iter().map(|blocked| blocked.reason).collect::<Reasons>().first();
     match first.and_then(|first| blocked.into_iter().find(|blocked| blocked.reason == first)) {
         Some(blocked) => Err(blocked),
         None => Ok(found),
@@ -132,11 +122,7 @@ pub fn bounds(
 
 impl Blocked {
     fn new(reason: Reason, quota: &str, detail: String) -> Self {
-        Self {
-            reason,
-            quota: Some(quota.to_owned()),
-            detail,
-        }
+        Self { reason, quota: Some(quota.to_owned()), detail }
     }
 }
 
@@ -161,11 +147,7 @@ fn push(
             name,
             format!("one effect costs {cost} of `{resource}`, and ResourceQuota `{name}` allows {hard} in all"),
         )),
-        Ok(Reading {
-            hard,
-            used,
-            spec_differs,
-        }) => found.push(Bound {
+        Ok(Reading { hard, used, spec_differs }) => found.push(Bound {
             quota: name.clone(),
             hard,
             used,
@@ -177,12 +159,7 @@ fn push(
 
 fn keys(quota: &QuotaView) -> String {
     let status = quota.status_hard.iter().flat_map(BTreeMap::keys);
-    let keys: BTreeSet<&str> = quota
-        .spec_hard
-        .keys()
-        .chain(status)
-        .map(ResourceName::as_str)
-        .collect();
+    let keys: BTreeSet<&str> = quota.spec_hard.keys().chain(status).map(ResourceName::as_str).collect();
     if keys.is_empty() {
         return "none".to_owned();
     }
@@ -203,10 +180,7 @@ mod tests {
 
     /// A quota that is calculated: resource, hard, used.
     fn quota(name: &str, rows: &[(&str, &str, &str)]) -> QuotaView {
-        let hard: BTreeMap<_, _> = rows
-            .iter()
-            .map(|row| (row.0.parse().unwrap(), q(row.1)))
-            .collect();
+        let hard: BTreeMap<_, _> = rows.iter().map(|row| (row.0.parse().unwrap(), q(row.1))).collect();
         QuotaView {
             name: name.to_owned(),
             uid: "u".to_owned(),
@@ -214,38 +188,18 @@ mod tests {
             scoped: false,
             spec_hard: hard.clone(),
             status_hard: Some(hard),
-            used: rows
-                .iter()
-                .map(|row| (row.0.parse().unwrap(), q(row.2)))
-                .collect(),
+            used: rows.iter().map(|row| (row.0.parse().unwrap(), q(row.2))).collect(),
         }
     }
 
-    fn ask(
-        quotas: &[QuotaView],
-        named: &[&str],
-        resource: &str,
-        cost: &str,
-    ) -> Result<Vec<Bound>, Blocked> {
-        let quotas = quotas
-            .iter()
-            .map(|quota| (quota.name.clone(), quota.clone()))
-            .collect();
+    fn ask(quotas: &[QuotaView], named: &[&str], resource: &str, cost: &str) -> Result<Vec<Bound>, Blocked> {
+        let quotas = quotas.iter().map(|quota| (quota.name.clone(), quota.clone())).collect();
         let named: Vec<_> = named.iter().map(|name| (*name).to_owned()).collect();
-        bounds(
-            &quotas,
-            &named,
-            "0.95".parse().unwrap(),
-            &resource.parse().unwrap(),
-            q(cost),
-        )
+        bounds(&quotas, &named, "0.95".parse().unwrap(), &resource.parse().unwrap(), q(cost))
     }
 
     fn limits(bounds: &[Bound]) -> Vec<(&str, String)> {
-        bounds
-            .iter()
-            .map(|bound| (bound.quota.as_str(), bound.limit.to_string()))
-            .collect()
+        bounds.iter().map(|bound| (bound.quota.as_str(), bound.limit.to_string())).collect()
     }
 
     #[test]
@@ -256,10 +210,7 @@ mod tests {
             quota("unrelated", &[("pods", "1", "1")]),
         ];
         let found = ask(&quotas, &["team"], COUNT, "1").unwrap();
-        assert_eq!(
-            limits(&found),
-            [("team", "71".to_owned()), ("a-other", "80".to_owned())]
-        );
+        assert_eq!(limits(&found), [("team", "71".to_owned()), ("a-other", "80".to_owned())]);
         assert_eq!(smallest_room(&found, q("10"), q("0")), q("61"));
     }
 
@@ -267,33 +218,22 @@ mod tests {
     fn a_missing_quota_blocks() {
         let quotas = [quota("team", &[(COUNT, "75", "10")])];
         let blocked = ask(&quotas, &["team", "gone"], COUNT, "1").unwrap_err();
-        assert_eq!(
-            (blocked.reason, blocked.quota.as_deref()),
-            (Reason::QuotaMissing, Some("gone"))
-        );
+        assert_eq!((blocked.reason, blocked.quota.as_deref()), (Reason::QuotaMissing, Some("gone")));
         assert!(blocked.to_string().contains("`gone` does not exist"));
         let blocked = ask(&quotas, &[], COUNT, "1").unwrap_err();
-        assert_eq!(
-            (blocked.reason, blocked.quota),
-            (Reason::QuotaMissing, None)
-        );
+        assert_eq!((blocked.reason, blocked.quota), (Reason::QuotaMissing, None));
     }
 
     #[test]
     fn one_of_the_named_must_name_the_resource() {
-        let quotas = [
-            quota("cpu", &[("requests.cpu", "2", "0"), ("pods", "3", "0")]),
-            quota("team", &[(COUNT, "75", "10")]),
-        ];
+        let quotas =
+            [quota("cpu", &[("requests.cpu", "2", "0"), ("pods", "3", "0")]), quota("team", &[(COUNT, "75", "10")])];
         let found = ask(&quotas, &["cpu", "team"], COUNT, "1").unwrap();
         assert_eq!(limits(&found), [("team", "71".to_owned())]);
         // An unnamed quota that tracks the resource does not stand in for the one that the user meant.
         let blocked = ask(&quotas, &["cpu"], COUNT, "1").unwrap_err();
         assert_eq!(blocked.reason, Reason::ResourceMissing);
-        assert_eq!(
-            blocked.detail,
-            format!("ResourceQuota `cpu` does not name `{COUNT}`; it has pods, requests.cpu")
-        );
+        assert_eq!(blocked.detail, format!("ResourceQuota `cpu` does not name `{COUNT}`; it has pods, requests.cpu"));
     }
 
     #[test]
@@ -322,15 +262,9 @@ mod tests {
             assert_eq!(blocked.reason, Reason::NeverFits);
             assert!(blocked.detail.contains(&format!("allows {hard} in all")));
         }
-        let quotas = [
-            quota("team", &[(COUNT, "75", "0")]),
-            quota("tight", &[(COUNT, "1", "0")]),
-        ];
+        let quotas = [quota("team", &[(COUNT, "75", "0")]), quota("tight", &[(COUNT, "1", "0")])];
         let blocked = ask(&quotas, &["team"], COUNT, "2").unwrap_err();
-        assert_eq!(
-            (blocked.reason, blocked.quota.as_deref()),
-            (Reason::NeverFits, Some("tight"))
-        );
+        assert_eq!((blocked.reason, blocked.quota.as_deref()), (Reason::NeverFits, Some("tight")));
     }
 
     #[test]
@@ -340,30 +274,21 @@ mod tests {
         fresh.used.clear();
         let quotas = [quota("team", &[(COUNT, "75", "0")]), fresh];
         let blocked = ask(&quotas, &["team"], COUNT, "1").unwrap_err();
-        assert_eq!(
-            (blocked.reason, blocked.quota.as_deref()),
-            (Reason::StatusUnknown, Some("fresh"))
-        );
+        assert_eq!((blocked.reason, blocked.quota.as_deref()), (Reason::StatusUnknown, Some("fresh")));
     }
 
     #[test]
     fn scopes_bound_pods_and_no_other_objects() {
         let mut scoped = quota("scoped", &[(COUNT, "1", "0"), ("pods", "4", "0")]);
         scoped.scoped = true;
-        let quotas = [
-            quota("team", &[(COUNT, "75", "0"), ("pods", "9", "0")]),
-            scoped,
-        ];
+        let quotas = [quota("team", &[(COUNT, "75", "0"), ("pods", "9", "0")]), scoped];
         let found = ask(&quotas, &["team"], COUNT, "1").unwrap();
         assert_eq!(limits(&found), [("team", "71".to_owned())]);
         let blocked = ask(&quotas, &["scoped"], COUNT, "1").unwrap_err();
         assert_eq!(blocked.reason, Reason::ResourceMissing);
         assert!(blocked.detail.contains("has scopes"), "{blocked}");
         let found = ask(&quotas, &["scoped"], "pods", "1").unwrap();
-        assert_eq!(
-            limits(&found),
-            [("scoped", "3".to_owned()), ("team", "9".to_owned())]
-        );
+        assert_eq!(limits(&found), [("scoped", "3".to_owned()), ("team", "9".to_owned())]);
     }
 
     #[test]
@@ -379,10 +304,7 @@ mod tests {
     #[test]
     fn a_quota_named_twice_counts_once() {
         let quotas = [quota("team", &[(COUNT, "75", "0")])];
-        assert_eq!(
-            ask(&quotas, &["team", "team"], COUNT, "1").unwrap().len(),
-            1
-        );
+        assert_eq!(ask(&quotas, &["team", "team"], COUNT, "1").unwrap().len(), 1);
     }
 
     prop_compose! {

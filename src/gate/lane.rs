@@ -71,28 +71,17 @@ impl Gate {
     /// A gate that has heard nothing.
     #[must_use]
     pub const fn new(now: Instant) -> Self {
-        Self {
-            state: GateState::Blocked(Reason::NoLeader),
-            held: Reasons::NONE.with(Reason::NoLeader),
-            since: now,
-        }
+        Self { state: GateState::Blocked(Reason::NoLeader), held: Reasons::NONE.with(Reason::NoLeader), since: now }
     }
 
     /// Decides anew; gives the change, if the state is another one.
     pub fn update(&mut self, facts: GateFacts, now: Instant) -> Option<Transition> {
         self.held = held(facts);
-        let to = self
-            .held
-            .first()
-            .map_or(GateState::Open, GateState::Blocked);
+        let to = self.held.first().map_or(GateState::Open, GateState::Blocked);
         if to == self.state {
             return None;
         }
-        let transition = Transition {
-            from: self.state,
-            to,
-            after: now.saturating_duration_since(self.since),
-        };
+        let transition = Transition { from: self.state, to, after: now.saturating_duration_since(self.since) };
         self.state = to;
         self.since = now;
         Some(transition)
@@ -140,12 +129,7 @@ impl Gate {
 }
 
 fn held(facts: GateFacts) -> Reasons {
-    let GateFacts {
-        credits_ready,
-        in_hand,
-        heard,
-        local,
-    } = facts;
+    let GateFacts { credits_ready, in_hand, heard, local } = facts;
     match heard {
         Heard::Never => local.with(Reason::NoLeader),
         Heard::Over => local.with(Reason::GrantStale),
@@ -211,12 +195,7 @@ impl Reminder {
         // After a long silence there is one line, not one for each period that was missed.
         let next = if due { now + self.every } else { at };
         self.said = Some((reason, since, next));
-        due.then(|| Reminded {
-            reason,
-            since,
-            lasted: now.saturating_duration_since(since),
-            waiting,
-        })
+        due.then(|| Reminded { reason, since, lasted: now.saturating_duration_since(since), waiting })
     }
 
     /// When to ask again; none while the gate was open when asked last.
@@ -244,10 +223,7 @@ mod tests {
     }
 
     fn live(reason: Option<Reason>) -> GateFacts {
-        GateFacts {
-            heard: Heard::Live(reason),
-            ..GateFacts::default()
-        }
+        GateFacts { heard: Heard::Live(reason), ..GateFacts::default() }
     }
 
     fn after(facts: GateFacts) -> Gate {
@@ -271,69 +247,41 @@ mod tests {
     fn the_first_grant_opens_and_the_last_slot_blocks() {
         let t0 = Instant::now();
         let mut gate = Gate::new(t0);
-        let ready = GateFacts {
-            credits_ready: 1,
-            ..live(None)
-        };
+        let ready = GateFacts { credits_ready: 1, ..live(None) };
         let opened = gate.update(ready, t0 + secs(3)).unwrap();
         assert_eq!(opened.from, GateState::Blocked(Reason::NoLeader));
         assert_eq!((opened.to, opened.after), (GateState::Open, secs(3)));
         assert!(!gate.gauge());
         // The number is on a message: it is open still.
-        let busy = GateFacts {
-            in_hand: 1,
-            ..live(Some(Reason::AtLimit))
-        };
+        let busy = GateFacts { in_hand: 1, ..live(Some(Reason::AtLimit)) };
         assert_eq!(gate.update(busy, t0 + secs(4)), None);
-        let blocked = gate
-            .update(live(Some(Reason::AtLimit)), t0 + secs(5))
-            .unwrap();
+        let blocked = gate.update(live(Some(Reason::AtLimit)), t0 + secs(5)).unwrap();
         assert_eq!(blocked.to, GateState::Blocked(Reason::AtLimit));
         assert_eq!((blocked.after, gate.since()), (secs(2), t0 + secs(5)));
         assert!(gate.gauge());
-        let other = gate
-            .update(live(Some(Reason::HeldByOthers)), t0 + secs(6))
-            .unwrap();
-        assert_eq!(
-            format!("{} => {}", other.from, other.to),
-            "at_limit => held_by_others"
-        );
+        let other = gate.update(live(Some(Reason::HeldByOthers)), t0 + secs(6)).unwrap();
+        assert_eq!(format!("{} => {}", other.from, other.to), "at_limit => held_by_others");
     }
 
     #[test]
     fn a_lease_that_is_over_blocks_the_numbers_too() {
-        let gate = after(GateFacts {
-            credits_ready: 4,
-            in_hand: 2,
-            heard: Heard::Over,
-            local: Reasons::NONE,
-        });
+        let gate = after(GateFacts { credits_ready: 4, in_hand: 2, heard: Heard::Over, local: Reasons::NONE });
         assert_eq!(gate.reason(), Some(Reason::GrantStale));
     }
 
     #[test]
     fn what_is_in_the_way_blocks_the_numbers_too() {
-        let gate = after(GateFacts {
-            credits_ready: 4,
-            local: Reasons::NONE.with(Reason::NatsDown),
-            ..live(None)
-        });
+        let gate = after(GateFacts { credits_ready: 4, local: Reasons::NONE.with(Reason::NatsDown), ..live(None) });
         assert_eq!(gate.reason(), Some(Reason::NatsDown));
         assert!(!gate.gauge());
     }
 
     #[test]
     fn a_quiet_reason_hides_no_loud_one() {
-        let gate = after(GateFacts {
-            local: Reasons::NONE.with(Reason::NatsDown),
-            ..live(Some(Reason::AtLimit))
-        });
+        let gate = after(GateFacts { local: Reasons::NONE.with(Reason::NatsDown), ..live(Some(Reason::AtLimit)) });
         assert_eq!(gate.reason(), Some(Reason::NatsDown));
         assert!(gate.gauge());
-        assert_eq!(
-            gate.held().iter().collect::<Vec<_>>(),
-            [Reason::NatsDown, Reason::AtLimit]
-        );
+        assert_eq!(gate.held().iter().collect::<Vec<_>>(), [Reason::NatsDown, Reason::AtLimit]);
     }
 
     #[test]
@@ -353,10 +301,7 @@ mod tests {
         assert_eq!(reminder.deadline(), Some(t0 + secs(300)));
         assert_eq!(reminder.due(&gate, None, t0 + secs(299)), None);
         let said = reminder.due(&gate, Some(7), t0 + secs(300)).unwrap();
-        assert_eq!(
-            (said.reason, said.since, said.lasted),
-            (Reason::NoLeader, t0, secs(300))
-        );
+        assert_eq!((said.reason, said.since, said.lasted), (Reason::NoLeader, t0, secs(300)));
         assert_eq!(said.waiting, Some(7));
         // Once asked at its deadline, the deadline is later: nobody spins.
         assert_eq!(reminder.deadline(), Some(t0 + secs(600)));
@@ -388,23 +333,16 @@ mod tests {
 
     fn any_facts() -> impl Strategy<Value = GateFacts> {
         let reason = || prop::sample::select(Reason::ALL.to_vec());
-        let heard = prop_oneof![
-            Just(Heard::Never),
-            Just(Heard::Over),
-            prop::option::of(reason()).prop_map(Heard::Live),
-        ];
-        (
-            0_u64..2,
-            0_u64..2,
-            heard,
-            prop::collection::vec(reason(), 0..3),
-        )
-            .prop_map(|(credits_ready, in_hand, heard, local)| GateFacts {
+        let heard =
+            prop_oneof![Just(Heard::Never), Just(Heard::Over), prop::option::of(reason()).prop_map(Heard::Live),];
+        (0_u64..2, 0_u64..2, heard, prop::collection::vec(reason(), 0..3)).prop_map(
+            |(credits_ready, in_hand, heard, local)| GateFacts {
                 credits_ready,
                 in_hand,
                 heard,
                 local: local.into_iter().collect(),
-            })
+            },
+        )
     }
 
     proptest! {

@@ -9,11 +9,7 @@ use super::{Quantity, Ratio, ResourceName};
 #[must_use]
 pub fn limit(hard: Quantity, ratio: Ratio, cost: Quantity, resource: &ResourceName) -> Quantity {
     let objects = resource.is_object_count();
-    let (hard, cost) = if objects {
-        (hard.floor(), cost.ceil())
-    } else {
-        (hard, cost)
-    };
+    let (hard, cost) = if objects { (hard.floor(), cost.ceil()) } else { (hard, cost) };
     if hard <= Quantity::ZERO || cost > hard {
         return Quantity::ZERO;
     }
@@ -31,13 +27,8 @@ mod tests {
     const COUNT: &str = "count/workflows.argoproj.io";
 
     fn of(hard: &str, ratio: &str, cost: &str, resource: &str) -> String {
-        limit(
-            hard.parse().unwrap(),
-            ratio.parse().unwrap(),
-            cost.parse().unwrap(),
-            &resource.parse().unwrap(),
-        )
-        .to_string()
+        limit(hard.parse().unwrap(), ratio.parse().unwrap(), cost.parse().unwrap(), &resource.parse().unwrap())
+            .to_string()
     }
 
     #[test]
@@ -73,28 +64,18 @@ mod tests {
     fn floats_lie_and_this_does_not() {
         let mut lies = 0;
         for hundredths in 1..=100_u64 {
-            let ratio: Ratio = format!("{}.{:02}", hundredths / 100, hundredths % 100)
-                .parse()
-                .unwrap();
+            let ratio: Ratio = format!("{}.{:02}", hundredths / 100, hundredths % 100).parse().unwrap();
             for hard in 1..=400_u64 {
                 let exact = hard * hundredths / 100;
                 let resource = ResourceName::new(COUNT).unwrap();
-                let got = limit(
-                    Quantity::from_whole(hard),
-                    ratio,
-                    Quantity::from_whole(1),
-                    &resource,
-                );
+                let got = limit(Quantity::from_whole(hard), ratio, Quantity::from_whole(1), &resource);
                 assert_eq!(got, Quantity::from_whole(exact.max(1)), "{hard} x {ratio}");
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 let float = (hard as f64 * ratio.to_string().parse::<f64>().unwrap()) as u64;
                 lies += u64::from(float != exact);
             }
         }
-        assert!(
-            lies > 0,
-            "floats agree everywhere, so this test shows nothing"
-        );
+        assert!(lies > 0, "floats agree everywhere, so this test shows nothing");
     }
 
     proptest! {

@@ -10,35 +10,16 @@ use thiserror::Error;
 const NANO: i128 = 1_000_000_000;
 
 /// The powers of ten of the nano-unit that have a suffix, the largest first.
-const DECIMAL: [(&str, u32); 10] = [
-    ("E", 27),
-    ("P", 24),
-    ("T", 21),
-    ("G", 18),
-    ("M", 15),
-    ("k", 12),
-    ("", 9),
-    ("m", 6),
-    ("u", 3),
-    ("n", 0),
-];
+const DECIMAL: [(&str, u32); 10] =
+    [("E", 27), ("P", 24), ("T", 21), ("G", 18), ("M", 15), ("k", 12), ("", 9), ("m", 6), ("u", 3), ("n", 0)];
 
 /// The binary suffixes with their power of 1024.
-const BINARY: [(&str, u32); 6] = [
-    ("Ki", 1),
-    ("Mi", 2),
-    ("Gi", 3),
-    ("Ti", 4),
-    ("Pi", 5),
-    ("Ei", 6),
-];
+const BINARY: [(&str, u32); 6] = [("Ki", 1), ("Mi", 2), ("Gi", 3), ("Ti", 4), ("Pi", 5), ("Ei", 6)];
 
 /// An amount of a resource, exact to the nano-unit, as Kubernetes keeps it.
 ///
 /// It saturates instead of wrapping: an amount beyond every quota still compares as larger than any hard.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Quantity(i128);
 
@@ -87,9 +68,7 @@ impl Quantity {
     /// # Errors
     /// Where the text is no number, or has a suffix that is none.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
-        let number = || QuantityError::Number {
-            text: text.to_owned(),
-        };
+        let number = || QuantityError::Number { text: text.to_owned() };
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -102,20 +81,12 @@ impl Quantity {
         if whole.is_empty() && fraction.is_empty() {
             return Err(number());
         }
-        let scale = scale_of(suffix).ok_or_else(|| QuantityError::Suffix {
-            text: text.to_owned(),
-            suffix: suffix.to_owned(),
-        })?;
-        let mut digits: Vec<u8> = whole
-            .bytes()
-            .chain(fraction.bytes())
-            .map(|byte| byte - b'0')
-            .collect();
+        let scale = scale_of(suffix)
+            .ok_or_else(|| QuantityError::Suffix { text: text.to_owned(), suffix: suffix.to_owned() })?;
+        let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0').collect();
         let point = i64::try_from(fraction.len()).unwrap_or(i64::MAX);
         let magnitude = match scale {
-            Scale::Ten(exponent) => {
-                shifted(&digits, exponent.saturating_add(9).saturating_sub(point))
-            }
+            Scale::Ten(exponent) => shifted(&digits, exponent.saturating_add(9).saturating_sub(point)),
             Scale::Binary(power) => {
                 for _ in 0..power {
                     multiply(&mut digits, 1024);
@@ -257,9 +228,7 @@ impl From<Quantity> for String {
 }
 
 fn leading_digits(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
@@ -309,9 +278,7 @@ fn shifted(digits: &[u8], shift: i64) -> i128 {
         return 0;
     }
     let whole = |digits: &[u8]| {
-        digits.iter().try_fold(0_i128, |value, digit| {
-            value.checked_mul(10)?.checked_add(i128::from(*digit))
-        })
+        digits.iter().try_fold(0_i128, |value, digit| value.checked_mul(10)?.checked_add(i128::from(*digit)))
     };
     let exact = if shift >= 0 {
         // 10^39 is above i128 already: no more steps are needed to find the overflow.
@@ -387,10 +354,7 @@ mod tests {
     fn too_large_saturates() {
         assert_eq!(q("1e99999999999999999999"), Quantity::MAX);
         assert_eq!(q("1e30"), Quantity::MAX);
-        assert_eq!(
-            q("99999999999999999999999999999999999999999"),
-            Quantity::MAX
-        );
+        assert_eq!(q("99999999999999999999999999999999999999999"), Quantity::MAX);
         assert_eq!(q("-1e30").0, -i128::MAX);
         assert_eq!(q("0e99"), Quantity::ZERO);
         // As in Kubernetes, only binary suffixes are capped at 2^63-1.
@@ -404,17 +368,13 @@ mod tests {
 
     #[test]
     fn errors_say_what_is_allowed() {
-        for text in [
-            "", "+", "-", ".", "m", "Ki", "x", " 1", "--1", "e3", "five", "-.",
-        ] {
+        for text in ["", "+", "-", ".", "m", "Ki", "x", " 1", "--1", "e3", "five", "-."] {
             let error = Quantity::parse(text).unwrap_err();
             assert!(matches!(error, QuantityError::Number { .. }), "{text}");
             assert!(error.to_string().contains("such as 5, 0.5 or 1e3"));
         }
-        for text in [
-            "1 ", "1K", "1ki", "1g", "1e", "1e+", "1e1.5", "1e3m", "1mm", "1.2.3", "1%", "1_000",
-            "1Eii", "1٣",
-        ] {
+        for text in ["1 ", "1K", "1ki", "1g", "1e", "1e+", "1e1.5", "1e3m", "1mm", "1.2.3", "1%", "1_000", "1Eii", "1٣"]
+        {
             let error = Quantity::parse(text).unwrap_err();
             assert!(matches!(error, QuantityError::Suffix { .. }), "{text}");
             assert!(error.to_string().contains("Ki, Mi, Gi"), "{text}");
@@ -461,10 +421,7 @@ mod tests {
     #[test]
     fn serde_is_a_string() {
         assert_eq!(serde_json::to_string(&q("5000m")).unwrap(), "\"5\"");
-        assert_eq!(
-            serde_json::from_str::<Quantity>("\"1k\"").unwrap(),
-            q("1000")
-        );
+        assert_eq!(serde_json::from_str::<Quantity>("\"1k\"").unwrap(), q("1000"));
         assert!(serde_json::from_str::<Quantity>("\"1K\"").is_err());
     }
 }

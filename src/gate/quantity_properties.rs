@@ -33,11 +33,7 @@ prop_compose! {
 }
 
 fn text((sign, whole, fraction, suffix): &(String, String, String, String)) -> String {
-    let point = if fraction.is_empty() && !whole.ends_with('0') {
-        ""
-    } else {
-        "."
-    };
+    let point = if fraction.is_empty() && !whole.ends_with('0') { "" } else { "." };
     format!("{sign}{whole}{point}{fraction}{suffix}")
 }
 

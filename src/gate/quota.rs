@@ -86,25 +86,15 @@ impl QuotaView {
         used: BTreeMap<String, String>,
     ) -> Result<Self, QuotaError> {
         let name = name.into();
-        let resource_version = resource_version
-            .parse()
-            .map_err(|source| QuotaError::Version {
-                quota: name.clone(),
-                version: resource_version.to_owned(),
-                source,
-            })?;
+        let resource_version = resource_version.parse().map_err(|source| QuotaError::Version {
+            quota: name.clone(),
+            version: resource_version.to_owned(),
+            source,
+        })?;
         let spec_hard = amounts(&name, spec_hard)?;
         let status_hard = status_hard.map(|hard| amounts(&name, hard)).transpose()?;
         let used = amounts(&name, used)?;
-        Ok(Self {
-            name,
-            uid: uid.into(),
-            resource_version,
-            scoped,
-            spec_hard,
-            status_hard,
-            used,
-        })
+        Ok(Self { name, uid: uid.into(), resource_version, scoped, spec_hard, status_hard, used })
     }
 
     /// What it says about a resource, whatever its scopes.
@@ -123,16 +113,8 @@ impl QuotaView {
             (None, Some(enforced)) => (enforced, true),
             (Some(asked), Some(enforced)) => (asked.min(enforced), asked != enforced),
         };
-        let used = self
-            .used
-            .get(resource)
-            .copied()
-            .ok_or(Reason::StatusUnknown)?;
-        let (hard, used) = if resource.is_object_count() {
-            (hard.floor(), used.ceil())
-        } else {
-            (hard, used)
-        };
+        let used = self.used.get(resource).copied().ok_or(Reason::StatusUnknown)?;
+        let (hard, used) = if resource.is_object_count() { (hard.floor(), used.ceil()) } else { (hard, used) };
         Ok(Reading {
             hard,
             // A negative `used`, which the quota controller can show for a moment, must not become room.
@@ -157,17 +139,12 @@ impl QuotaView {
     }
 }
 
-fn amounts(
-    quota: &str,
-    texts: BTreeMap<String, String>,
-) -> Result<BTreeMap<ResourceName, Quantity>, QuotaError> {
+fn amounts(quota: &str, texts: BTreeMap<String, String>) -> Result<BTreeMap<ResourceName, Quantity>, QuotaError> {
     texts
         .into_iter()
         .map(|(resource, amount)| {
-            let name = ResourceName::new(&resource).map_err(|source| QuotaError::Resource {
-                quota: quota.to_owned(),
-                source,
-            })?;
+            let name = ResourceName::new(&resource)
+                .map_err(|source| QuotaError::Resource { quota: quota.to_owned(), source })?;
             let amount = Quantity::parse(&amount).map_err(|source| QuotaError::Quantity {
                 quota: quota.to_owned(),
                 resource,
@@ -187,39 +164,17 @@ mod tests {
     const COUNT: &str = "count/workflows.argoproj.io";
 
     fn list(amount: Option<&str>) -> BTreeMap<String, String> {
-        amount
-            .map(|amount| (COUNT.to_owned(), amount.to_owned()))
-            .into_iter()
-            .collect()
+        amount.map(|amount| (COUNT.to_owned(), amount.to_owned())).into_iter().collect()
     }
 
     fn view(spec: Option<&str>, status: Option<&str>, used: Option<&str>) -> QuotaView {
-        QuotaView::from_parts(
-            "team",
-            "u1",
-            "7",
-            false,
-            list(spec),
-            Some(list(status)),
-            list(used),
-        )
-        .unwrap()
+        QuotaView::from_parts("team", "u1", "7", false, list(spec), Some(list(status)), list(used)).unwrap()
     }
 
-    fn read(
-        spec: Option<&str>,
-        status: Option<&str>,
-        used: Option<&str>,
-    ) -> Result<(String, String, bool), Reason> {
+    fn read(spec: Option<&str>, status: Option<&str>, used: Option<&str>) -> Result<(String, String, bool), Reason> {
         view(spec, status, used)
             .reading(&COUNT.parse().unwrap())
-            .map(|reading| {
-                (
-                    reading.hard.to_string(),
-                    reading.used.to_string(),
-                    reading.spec_differs,
-                )
-            })
+            .map(|reading| (reading.hard.to_string(), reading.used.to_string(), reading.spec_differs))
     }
 
     fn says(hard: &str, used: &str, differs: bool) -> Result<(String, String, bool), Reason> {
@@ -228,22 +183,10 @@ mod tests {
 
     #[test]
     fn hard_is_the_smaller_one() {
-        assert_eq!(
-            read(Some("75"), Some("75"), Some("3")),
-            says("75", "3", false)
-        );
-        assert_eq!(
-            read(Some("50"), Some("75"), Some("3")),
-            says("50", "3", true)
-        );
-        assert_eq!(
-            read(Some("75"), Some("50"), Some("3")),
-            says("50", "3", true)
-        );
-        assert_eq!(
-            read(Some("1k"), Some("1000"), Some("1e3")),
-            says("1k", "1k", false)
-        );
+        assert_eq!(read(Some("75"), Some("75"), Some("3")), says("75", "3", false));
+        assert_eq!(read(Some("50"), Some("75"), Some("3")), says("50", "3", true));
+        assert_eq!(read(Some("75"), Some("50"), Some("3")), says("50", "3", true));
+        assert_eq!(read(Some("1k"), Some("1000"), Some("1e3")), says("1k", "1k", false));
         assert_eq!(read(Some("5"), Some("5"), Some("9")), says("5", "9", false));
         assert_eq!(read(Some("0"), Some("0"), Some("0")), says("0", "0", false));
     }
@@ -273,18 +216,12 @@ mod tests {
 
     #[test]
     fn a_negative_use_is_no_room() {
-        assert_eq!(
-            read(Some("5"), Some("5"), Some("-2")),
-            says("5", "0", false)
-        );
+        assert_eq!(read(Some("5"), Some("5"), Some("-2")), says("5", "0", false));
     }
 
     #[test]
     fn objects_are_read_whole() {
-        assert_eq!(
-            read(Some("5500m"), Some("5500m"), Some("1100m")),
-            says("5", "2", false)
-        );
+        assert_eq!(read(Some("5500m"), Some("5500m"), Some("1100m")), says("5", "2", false));
     }
 
     #[test]
@@ -300,19 +237,12 @@ mod tests {
     fn errors_name_quota_and_key() {
         let parts = |version: &str, key: &str, amount: &str| {
             let hard = BTreeMap::from([(key.to_owned(), amount.to_owned())]);
-            QuotaView::from_parts("team", "u1", version, false, hard, None, BTreeMap::new())
-                .unwrap_err()
+            QuotaView::from_parts("team", "u1", version, false, hard, None, BTreeMap::new()).unwrap_err()
         };
         let error = parts("7", "pods", "5K");
         assert_eq!(error.to_string(), "ResourceQuota `team`, resource `pods`");
         assert!(error.source().unwrap().to_string().contains("`5K`"));
-        assert!(matches!(
-            parts("7", "po ds", "5"),
-            QuotaError::Resource { .. }
-        ));
-        assert!(matches!(
-            parts("x", "pods", "5"),
-            QuotaError::Version { .. }
-        ));
+        assert!(matches!(parts("7", "po ds", "5"), QuotaError::Resource { .. }));
+        assert!(matches!(parts("x", "pods", "5"), QuotaError::Version { .. }));
     }
 }

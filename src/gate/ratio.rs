@@ -24,25 +24,19 @@ pub struct Ratio {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RatioError {
     /// It is no plain decimal number.
-    #[error(
-        "`{text}` is not a ratio: a decimal number above 0 and at most 1 is allowed, such as 0.95"
-    )]
+    #[error("`{text}` is not a ratio: a decimal number above 0 and at most 1 is allowed, such as 0.95")]
     Number {
         /// What was read.
         text: String,
     },
     /// It is a number outside (0, 1].
-    #[error(
-        "`{text}` is out of range: a decimal number above 0 and at most 1 is allowed, such as 0.95"
-    )]
+    #[error("`{text}` is out of range: a decimal number above 0 and at most 1 is allowed, such as 0.95")]
     Range {
         /// What was read.
         text: String,
     },
     /// It has more digits than are kept.
-    #[error(
-        "`{text}` has more than {MAX_PLACES} digits after the point, which is as many as are allowed"
-    )]
+    #[error("`{text}` has more than {MAX_PLACES} digits after the point, which is as many as are allowed")]
     Precision {
         /// What was read.
         text: String,
@@ -51,10 +45,7 @@ pub enum RatioError {
 
 impl Ratio {
     /// All of it.
-    pub const ONE: Self = Self {
-        parts: 1,
-        places: 0,
-    };
+    pub const ONE: Self = Self { parts: 1, places: 0 };
 
     /// This share of an amount, rounded down to the nano-unit; nothing of a negative amount.
     #[must_use]
@@ -73,19 +64,11 @@ impl FromStr for Ratio {
     type Err = RatioError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = || RatioError::Number {
-            text: text.to_owned(),
-        };
-        let range = || RatioError::Range {
-            text: text.to_owned(),
-        };
+        let number = || RatioError::Number { text: text.to_owned() };
+        let range = || RatioError::Range { text: text.to_owned() };
         // A sign is told apart from garbage, so that -0.5 is answered with the range.
         if let Some(rest) = text.strip_prefix('-') {
-            return Err(if plain(rest).is_some() {
-                range()
-            } else {
-                number()
-            });
+            return Err(if plain(rest).is_some() { range() } else { number() });
         }
         let (whole, fraction) = plain(text).ok_or_else(number)?;
         let whole = whole.trim_start_matches('0');
@@ -97,9 +80,7 @@ impl FromStr for Ratio {
                 parts: fraction.parse().map_err(|_| number())?,
                 places: u8::try_from(fraction.len()).map_err(|_| number())?,
             }),
-            ("", _) => Err(RatioError::Precision {
-                text: text.to_owned(),
-            }),
+            ("", _) => Err(RatioError::Precision { text: text.to_owned() }),
             _ => Err(range()),
         }
     }
@@ -109,8 +90,7 @@ impl FromStr for Ratio {
 fn plain(text: &str) -> Option<(&str, &str)> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    (digits(whole) && digits(fraction) && !(whole.is_empty() && fraction.is_empty()))
-        .then_some((whole, fraction))
+    (digits(whole) && digits(fraction) && !(whole.is_empty() && fraction.is_empty())).then_some((whole, fraction))
 }
 
 impl fmt::Display for Ratio {
@@ -166,31 +146,17 @@ mod tests {
         }
         assert_eq!(r("1.0"), Ratio::ONE);
         assert_eq!(serde_json::to_string(&r(".95")).unwrap(), "\"0.95\"");
-        assert_eq!(
-            serde_json::from_str::<Ratio>("\"0.95\"").unwrap(),
-            r("0.95")
-        );
+        assert_eq!(serde_json::from_str::<Ratio>("\"0.95\"").unwrap(), r("0.95"));
     }
 
     #[test]
     fn errors_say_what_is_allowed() {
-        for text in [
-            "", ".", "95%", "0,95", "abc", " 0.5", "1e-1", "+0.5", "0.5.", "-", "NaN", "inf",
-        ] {
+        for text in ["", ".", "95%", "0,95", "abc", " 0.5", "1e-1", "+0.5", "0.5.", "-", "NaN", "inf"] {
             let error = text.parse::<Ratio>().unwrap_err();
             assert!(matches!(error, RatioError::Number { .. }), "{text}");
             assert!(error.to_string().contains("above 0 and at most 1"));
         }
-        for text in [
-            "0",
-            "0.0",
-            "1.01",
-            "2",
-            "95",
-            "-0.5",
-            "-1",
-            "1.0000000000000000000000001",
-        ] {
+        for text in ["0", "0.0", "1.01", "2", "95", "-0.5", "-1", "1.0000000000000000000000001"] {
             let error = text.parse::<Ratio>().unwrap_err();
             assert!(matches!(error, RatioError::Range { .. }), "{text}");
             assert!(error.to_string().contains("above 0 and at most 1"));

@@ -312,20 +312,10 @@ impl Reason {
              |---|---|---|---|---|\n",
         );
         for reason in Self::ALL {
-            let Row {
-                name,
-                sentence,
-                cause,
-                freed_by,
-                sets_gauge,
-            } = reason.row();
+            let Row { name, sentence, cause, freed_by, sets_gauge } = reason.row();
             let gauge = if sets_gauge { "yes" } else { "no" };
             // Writing to a String does not fail.
-            writeln!(
-                page,
-                "| `{name}` | {sentence} | {cause} | {freed_by} | {gauge} |"
-            )
-            .ok();
+            writeln!(page, "| `{name}` | {sentence} | {cause} | {freed_by} | {gauge} |").ok();
         }
         page.push_str("\nWhere several hold, the first one of this list is said:\n");
         let names = Self::PRECEDENCE.map(|reason| format!("`{reason}`"));
@@ -371,20 +361,13 @@ mod tests {
             assert_eq!(serde_json::to_string(&reason).unwrap(), json);
             assert_eq!(serde_json::from_str::<Reason>(&json).unwrap(), reason);
             assert!(reason.sentence().starts_with("blocked: "), "{reason}");
-            assert!(
-                !reason.cause().is_empty() && !reason.freed_by().is_empty(),
-                "{reason}"
-            );
+            assert!(!reason.cause().is_empty() && !reason.freed_by().is_empty(), "{reason}");
         }
     }
 
     #[test]
     fn the_gauge_is_set_by_what_the_design_says() {
-        let quiet: Vec<_> = Reason::ALL
-            .into_iter()
-            .filter(|reason| !reason.sets_gauge())
-            .map(Reason::as_str)
-            .collect();
+        let quiet: Vec<_> = Reason::ALL.into_iter().filter(|reason| !reason.sets_gauge()).map(Reason::as_str).collect();
         assert_eq!(
             quiet,
             [

@@ -38,9 +38,7 @@ impl Reasons {
 
     /// They in the order of [`Reason::PRECEDENCE`].
     pub fn iter(self) -> impl Iterator<Item = Reason> {
-        Reason::PRECEDENCE
-            .into_iter()
-            .filter(move |reason| self.contains(*reason))
+        Reason::PRECEDENCE.into_iter().filter(move |reason| self.contains(*reason))
     }
 
     /// The one that is said.
@@ -76,30 +74,12 @@ mod tests {
     fn the_first_by_precedence_is_said() {
         let first = |reasons: &[Reason]| reasons.iter().copied().collect::<Reasons>().first();
         assert_eq!(first(&[]), None);
-        assert_eq!(
-            first(&[Reason::AtLimit, Reason::NatsDown]),
-            Some(Reason::NatsDown)
-        );
-        assert_eq!(
-            first(&[Reason::AtLimit, Reason::TargetRefused]),
-            Some(Reason::TargetRefused)
-        );
-        assert_eq!(
-            first(&[Reason::GrantStale, Reason::NatsDown]),
-            Some(Reason::NatsDown)
-        );
-        assert_eq!(
-            first(&[Reason::AtLimit, Reason::GrantStale]),
-            Some(Reason::GrantStale)
-        );
-        assert_eq!(
-            first(&[Reason::Shutdown, Reason::Draining]),
-            Some(Reason::Shutdown)
-        );
-        assert_eq!(
-            first(&[Reason::NeverFits, Reason::QuotaMissing]),
-            Some(Reason::QuotaMissing)
-        );
+        assert_eq!(first(&[Reason::AtLimit, Reason::NatsDown]), Some(Reason::NatsDown));
+        assert_eq!(first(&[Reason::AtLimit, Reason::TargetRefused]), Some(Reason::TargetRefused));
+        assert_eq!(first(&[Reason::GrantStale, Reason::NatsDown]), Some(Reason::NatsDown));
+        assert_eq!(first(&[Reason::AtLimit, Reason::GrantStale]), Some(Reason::GrantStale));
+        assert_eq!(first(&[Reason::Shutdown, Reason::Draining]), Some(Reason::Shutdown));
+        assert_eq!(first(&[Reason::NeverFits, Reason::QuotaMissing]), Some(Reason::QuotaMissing));
         for finer in [Reason::QuotaControllerStalled, Reason::OverAdmitted] {
             assert_eq!(first(&[finer, Reason::AtLimit]), Some(Reason::AtLimit));
         }
@@ -117,10 +97,7 @@ mod tests {
         let every: Reasons = Reason::ALL.into_iter().collect();
         assert_eq!(every.iter().collect::<Vec<_>>(), Reason::PRECEDENCE);
         let set = Reasons::NONE.with(Reason::AtLimit).with(Reason::ApiDown);
-        assert_eq!(
-            serde_json::to_string(&set).unwrap(),
-            "[\"api_down\",\"at_limit\"]"
-        );
+        assert_eq!(serde_json::to_string(&set).unwrap(), "[\"api_down\",\"at_limit\"]");
         assert!(set.sets_gauge());
     }
 }

@@ -33,12 +33,19 @@ const CLAIMS_OF_CLASS: &str = ".storageclass.storage.k8s.io/persistentvolumeclai
 pub struct ResourceName(String);
 
 /// The kind whose objects a `count/...` resource counts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Counted {
     /// The plural of the kind, such as `workflows`.
     pub plural: String,
     /// Its API group, empty for the core group.
     pub group: String,
+}
+
+impl fmt::Display for Counted {
+    /// The resource as the API server writes it: `workflows.argoproj.io`, or `configmaps` in the core group.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.group.is_empty() { f.write_str(&self.plural) } else { write!(f, "{}.{}", self.plural, self.group) }
+    }
 }
 
 /// Why a text is no name of a resource.
@@ -61,10 +68,7 @@ impl ResourceName {
     pub fn new(name: &str) -> Result<Self, ResourceNameError> {
         match problem(name) {
             None => Ok(Self(name.to_owned())),
-            Some(problem) => Err(ResourceNameError {
-                name: name.to_owned(),
-                problem,
-            }),
+            Some(problem) => Err(ResourceNameError { name: name.to_owned(), problem }),
         }
     }
 
@@ -79,18 +83,13 @@ impl ResourceName {
     pub fn counted(&self) -> Option<Counted> {
         let kind = self.0.strip_prefix("count/")?;
         let (plural, group) = kind.split_once('.').unwrap_or((kind, ""));
-        Some(Counted {
-            plural: plural.to_owned(),
-            group: group.to_owned(),
-        })
+        Some(Counted { plural: plural.to_owned(), group: group.to_owned() })
     }
 
     /// Whether it is counted in whole objects; else it is divisible, as cpu and memory are.
     #[must_use]
     pub fn is_object_count(&self) -> bool {
-        self.0.starts_with("count/")
-            || OBJECTS.contains(&self.as_str())
-            || self.0.ends_with(CLAIMS_OF_CLASS)
+        self.0.starts_with("count/") || OBJECTS.contains(&self.as_str()) || self.0.ends_with(CLAIMS_OF_CLASS)
     }
 
     /// Whether a quota with scopes can count it at all: pods, claims, and what is divided among them.
@@ -112,15 +111,11 @@ fn problem(name: &str) -> Option<&'static str> {
         None => (None, name),
     };
     let alphanumeric_ends = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
     if let Some(prefix) = prefix {
         let label = |label: &str| {
-            alphanumeric_ends(label)
-                && label
-                    .bytes()
-                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            alphanumeric_ends(label) && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         };
         if prefix.is_empty() {
             return Some("the part in front of the slash is empty");
@@ -145,9 +140,7 @@ fn problem(name: &str) -> Option<&'static str> {
     }
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !rest.bytes().all(inner) || !alphanumeric_ends(rest) {
-        return Some(
-            "the name must be letters, digits, `-`, `_` and `.`, and begin and end with a letter or digit",
-        );
+        return Some("the name must be letters, digits, `-`, `_` and `.`, and begin and end with a letter or digit");
     }
     None
 }
@@ -234,16 +227,8 @@ mod tests {
 
     #[test]
     fn the_counted_kind_is_named() {
-        let counted = |plural: &str, group: &str| {
-            Some(Counted {
-                plural: plural.to_owned(),
-                group: group.to_owned(),
-            })
-        };
-        assert_eq!(
-            name("count/workflows.argoproj.io").counted(),
-            counted("workflows", "argoproj.io")
-        );
+        let counted = |plural: &str, group: &str| Some(Counted { plural: plural.to_owned(), group: group.to_owned() });
+        assert_eq!(name("count/workflows.argoproj.io").counted(), counted("workflows", "argoproj.io"));
         assert_eq!(name("count/jobs.batch").counted(), counted("jobs", "batch"));
         assert_eq!(name("count/pods").counted(), counted("pods", ""));
         assert_eq!(name("pods").counted(), None);
@@ -255,31 +240,17 @@ mod tests {
         for text in OBJECTS {
             assert!(name(text).is_object_count(), "{text}");
         }
-        for text in [
-            "count/jobs.batch",
-            "gold.storageclass.storage.k8s.io/persistentvolumeclaims",
-        ] {
+        for text in ["count/jobs.batch", "gold.storageclass.storage.k8s.io/persistentvolumeclaims"] {
             assert!(name(text).is_object_count(), "{text}");
         }
-        for text in [
-            "requests.cpu",
-            "limits.memory",
-            "cpu",
-            "requests.nvidia.com/gpu",
-            "requests.storage",
-        ] {
+        for text in ["requests.cpu", "limits.memory", "cpu", "requests.nvidia.com/gpu", "requests.storage"] {
             assert!(!name(text).is_object_count(), "{text}");
         }
     }
 
     #[test]
     fn scopes_reach_pods_and_claims_alone() {
-        for text in [
-            "pods",
-            "persistentvolumeclaims",
-            "requests.cpu",
-            "limits.memory",
-        ] {
+        for text in ["pods", "persistentvolumeclaims", "requests.cpu", "limits.memory"] {
             assert!(name(text).may_be_scoped(), "{text}");
         }
         for text in ["count/jobs.batch", "count/pods", "secrets", "services"] {

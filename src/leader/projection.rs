@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::k8s::Sight;
-use crate::message::{MessageId, Record};
+use crate::message::{MessageId, Record, Saw, owns};
 
 /// How long seen objects may wait to be written, so that many go in one write. A message that is waiting for the
 /// record waits this long at most beside the write itself.
@@ -55,29 +55,45 @@ impl Projection {
 
     /// An object that exists, or existed: a deletion tells as much as a creation.
     pub(super) fn saw(&mut self, sight: &Sight, now: Instant) {
-        let Some(id) = sight.message.as_deref().and_then(MessageId::parse_annotation) else { return };
+        let Some(text) = sight.message.as_deref() else { return };
+        let Some(id) = MessageId::parse_annotation(text) else { return };
         let ours = id.namespace == self.namespace && id.sensor == self.sensor && id.stream == self.stream;
         // An older store time than the stream's creation is another stream's that had the same name.
-        if !ours || id.store_time_ns < self.record.stream_created_ns() || !MessageId::owns_name(&id, &sight.name) {
+        if !ours || id.store_time_ns < self.record.stream_created_ns() || !owns(text, &sight.name) {
             return;
         }
-        if self.record.saw(id.sequence) {
-            self.owe(now);
+        match self.record.saw(id.sequence, id.store_time_ns) {
+            Saw::Known => {}
+            Saw::New | Saw::Full => self.owe(now),
+            Saw::StreamRegressed => {
+                tracing::warn!(
+                    stream = self.stream,
+                    sequence = id.sequence,
+                    "the stream gives its sequences a second time: the record begins again"
+                );
+                self.owe(now);
+            }
         }
     }
 
     /// The watch has told everything up to this version.
     pub(super) fn advance(&mut self, version: u64, now: Instant) {
-        if self.record.advance(version) {
+        if version > self.record.version() {
+            self.record.advance(version);
             self.owe(now);
         }
     }
 
-    /// The consumer's ack floor: everything up to it is done.
-    pub(super) fn raise_floor(&mut self, floor: u64, now: Instant) {
-        if self.record.raise_floor(floor) {
+    /// Facts of one moment: the stream's last sequence and the consumer's ack floor, up to which everything is done.
+    /// True when the stream has lost its end, so that nothing known of it holds any more.
+    pub(super) fn facts(&mut self, last_sequence: u64, ack_floor: u64, now: Instant) -> bool {
+        let lost = self.record.stream_ends_at(last_sequence);
+        let floor = ack_floor.saturating_add(1);
+        if lost || floor > self.record.floor() {
+            self.record.raise_floor(floor);
             self.owe(now);
         }
+        lost
     }
 
     /// The watch lost its place: what came and went meanwhile is unknown, for messages handed out up to `upto`.

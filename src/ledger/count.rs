@@ -11,7 +11,6 @@ use crate::message::HolderId;
 use crate::wire::{Reading, ResourceSignal, Signal, Terms, VERSION};
 
 impl Ledger {
-
     /// The signal of a quota, for people: the terms that name it decide which resources it shows.
     pub fn signal(&mut self, quota: &str, terms: &[Terms], now: Instant) -> Signal {
         self.signal_seq = self.signal_seq.saturating_add(1);
@@ -124,7 +123,6 @@ impl Ledger {
         Standing { credits, reason: None, detail: String::new(), readings }
     }
 
-
     /// Whether a terms' cost of this resource is counted by its objects.
     pub(super) fn is_live(&self, terms: &Terms, resource: &ResourceName) -> bool {
         self.options.live_side
@@ -170,7 +168,8 @@ impl Ledger {
         for account in self.holders.values() {
             for cost in account.terms.costs.iter().filter(|cost| cost.resource == *resource) {
                 let live = self.is_live(&account.terms, resource);
-                let made = account.made.iter().filter(|(_, at)| !live || read_at.is_none_or(|read| read <= **at)).count();
+                let made =
+                    account.made.iter().filter(|(_, at)| !live || read_at.is_none_or(|read| read <= **at)).count();
                 let count = account.unanswered().len().saturating_add(made as u64);
                 pending = pending.saturating_add(cost.amount.times(count));
             }
@@ -191,7 +190,8 @@ impl Ledger {
             return Some((Reason::ApiDown, "the watch of the quotas is silent".to_owned()));
         }
         for cost in &terms.costs {
-            let Some(counted) = cost.resource.counted().filter(|counted| terms.created.as_ref() == Some(counted)) else {
+            let Some(counted) = cost.resource.counted().filter(|counted| terms.created.as_ref() == Some(counted))
+            else {
                 continue;
             };
             match self.kinds.get(&counted) {
@@ -206,5 +206,4 @@ impl Ledger {
         }
         None
     }
-
 }

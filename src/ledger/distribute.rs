@@ -22,10 +22,7 @@ impl Ledger {
             .filter(|(_, account)| account.is_alive() && !account.leaving && self.wants(account) > 0)
             .map(|(id, _)| id.clone())
             .collect();
-        let split = self
-            .turn
-            .as_ref()
-            .map_or(0, |turn| wanting.partition_point(|id| id < turn));
+        let split = self.turn.as_ref().map_or(0, |turn| wanting.partition_point(|id| id < turn));
         let order: Vec<&HolderId> = wanting.iter().skip(split).chain(wanting.iter().take(split)).collect();
         let mut raised = false;
         let mut reserved: BTreeSet<ResourceName> = BTreeSet::new();

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::gate::{self, Counted, Quantity, QuotaView, Reason, ResourceName};
+use crate::gate::{Counted, QuotaView, Reason};
 use crate::ledger::account::{Account, Phase};
 use crate::ledger::live::{LiveState, SeenObject};
 use crate::message::{CreditId, HolderId};
-use crate::wire::{Books, Grant, NumberSet, Reading, Report, ResourceSignal, Signal, Terms, VERSION};
+use crate::wire::{Books, Grant, NumberSet, Reading, Report, Terms, VERSION};
 
 /// What is set for a ledger.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub struct LedgerOptions {
 }
 
 impl Default for LedgerOptions {
-    pub(super) fn default() -> Self {
+    fn default() -> Self {
         Self {
             live_side: true,
             watch_grace: Duration::from_secs(12),
@@ -187,7 +187,6 @@ impl Ledger {
         std::mem::take(&mut self.outbox)
     }
 
-
     /// A report of a holder.
     pub fn report(&mut self, report: &Report, now: Instant) {
         let Some(account) = self.holders.get_mut(&report.holder) else {
@@ -255,9 +254,10 @@ impl Ledger {
         let mut listed = BTreeMap::new();
         for view in views {
             // A watch event may have overtaken the list.
-            let newer = self.quotas.remove(&view.name).filter(|known| {
-                known.uid == view.uid && known.resource_version > view.resource_version
-            });
+            let newer = self
+                .quotas
+                .remove(&view.name)
+                .filter(|known| known.uid == view.uid && known.resource_version > view.resource_version);
             listed.insert(view.name.clone(), newer.unwrap_or(view));
         }
         // What the list lacks but an event showed after the list began is there.
@@ -285,9 +285,10 @@ impl Ledger {
         match update {
             QuotaUpdate::Applied(view) => {
                 self.read_at.insert(view.name.clone(), now);
-                let outdated = self.quotas.get(&view.name).is_some_and(|known| {
-                    known.uid == view.uid && known.resource_version > view.resource_version
-                });
+                let outdated = self
+                    .quotas
+                    .get(&view.name)
+                    .is_some_and(|known| known.uid == view.uid && known.resource_version > view.resource_version);
                 if !outdated {
                     self.quotas.insert(view.name.clone(), view);
                 }
@@ -421,7 +422,6 @@ impl Ledger {
         due.into_iter().filter(|at| *at > now).min()
     }
 
-
     /// Learns which kinds a set of terms counts.
     pub(super) fn meet(&mut self, terms: &Terms) {
         for cost in &terms.costs {
@@ -501,5 +501,4 @@ impl Ledger {
         self.distribute(now);
         self.answer(now);
     }
-
 }

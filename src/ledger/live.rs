@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::message::{CreditId, MessageId};
+use crate::message::{CreditId, owns};
 
 /// An object of a counted kind as the ledger sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,8 @@ impl SeenObject {
     /// that an object that somebody copied, annotations and all, settles no number.
     #[must_use]
     pub fn read(name: &str, message: Option<&str>, credit: Option<&str>) -> Self {
-        let ours = message.is_some_and(|text| MessageId::owns(text, name));
-        let credit = credit.filter(|_| ours).and_then(CreditId::parse);
+        let ours = message.is_some_and(|text| owns(text, name));
+        let credit = credit.filter(|_| ours).and_then(CreditId::parse_annotation);
         Self { name: name.to_owned(), credit }
     }
 }

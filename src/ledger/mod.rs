@@ -6,12 +6,12 @@
 mod account;
 mod count;
 mod distribute;
-pub mod election;
+//pub mod election;
 mod holder;
 mod live;
-mod settle;
 #[path = "ledger.rs"]
 mod owner;
+mod settle;
 
 pub use account::Phase;
 pub use holder::{GrantEffect, Holder};

@@ -168,5 +168,4 @@ impl Ledger {
         });
         self.books_outdated |= self.holders.len() < before;
     }
-
 }

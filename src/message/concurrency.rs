@@ -47,15 +47,7 @@ impl Concurrency {
     /// Starts at 32.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            limit: START,
-            rising: true,
-            before: None,
-            answers: 0,
-            latency_sum: 0.0,
-            in_flight_sum: 0.0,
-            forgiven: 0,
-        }
+        Self { limit: START, rising: true, before: None, answers: 0, latency_sum: 0.0, in_flight_sum: 0.0, forgiven: 0 }
     }
 
     /// How many creates may be under way now: 1 to 100.

@@ -152,8 +152,13 @@ mod tests {
     #[test]
     fn a_dead_letter_says_all() {
         let id = id();
-        let letter =
-            DeadLetter { id: &id, subject: "orders.eu", deliveries: 3, reason: DeadReason::Payload, detail: "bad\r\nX: y" };
+        let letter = DeadLetter {
+            id: &id,
+            subject: "orders.eu",
+            deliveries: 3,
+            reason: DeadReason::Payload,
+            detail: "bad\r\nX: y",
+        };
         let headers = letter.headers();
         let want = [
             ("Jetgate-Reason", "payload"),

@@ -35,10 +35,12 @@ impl Ranges {
         let from = self.first_ending_at(run.first.saturating_sub(1));
         let behind = run.last.saturating_add(1);
         let to = self.runs.partition_point(|other| other.first <= behind).max(from);
-        let joined = self.runs.get(from..to).unwrap_or_default().iter().fold(run, |all, other| Run {
-            first: all.first.min(other.first),
-            last: all.last.max(other.last),
-        });
+        let joined = self
+            .runs
+            .get(from..to)
+            .unwrap_or_default()
+            .iter()
+            .fold(run, |all, other| Run { first: all.first.min(other.first), last: all.last.max(other.last) });
         self.runs.splice(from..to, [joined]);
     }
 

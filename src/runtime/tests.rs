@@ -251,9 +251,7 @@ impl Drop for Killed {
 impl Killed {
     fn start(hangs: bool) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "runtime::tests::child", "--ignored", "--nocapture"])
-            .stdout(Stdio::piped());
+        command.args(["--exact", "runtime::tests::child", "--ignored", "--nocapture"]).stdout(Stdio::piped());
         if hangs {
             command.env("CHILD_HANGS", "1");
         }
@@ -265,10 +263,7 @@ impl Killed {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.0.id())])
-            .status()
-            .unwrap();
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.0.id())]).status().unwrap();
         assert!(status.success());
     }
 

@@ -117,19 +117,13 @@ fn router(shown: Shown) -> Router {
 /// One request per connection: a connection that is kept would run into the end of its time in the midst of an answer.
 async fn one_request(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {
     match shown.metrics.render(crate::clock::now()) {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-            text,
-        )
-            .into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "metrics not rendered");
             (StatusCode::INTERNAL_SERVER_ERROR, "metrics not rendered, see the log\n").into_response()
@@ -157,21 +151,13 @@ fn verdict(good: bool, query: Option<String>, details: impl FnOnce() -> String) 
 
 async fn state(State(shown): State<Shown>, RawQuery(query): RawQuery) -> Response {
     let state = (shown.state)();
-    let text = if wants(query.as_deref(), "pretty") {
-        format!("{state:#}\n")
-    } else {
-        format!("{state}\n")
-    };
+    let text = if wants(query.as_deref(), "pretty") { format!("{state:#}\n") } else { format!("{state}\n") };
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// `?word`, also as `?word=...` and among others.
 fn wants(query: Option<&str>, word: &str) -> bool {
-    query.is_some_and(|query| {
-        query
-            .split('&')
-            .any(|part| part.split('=').next().is_some_and(|name| name == word))
-    })
+    query.is_some_and(|query| query.split('&').any(|part| part.split('=').next().is_some_and(|name| name == word)))
 }
 
 #[cfg(test)]
@@ -194,35 +180,21 @@ mod tests {
 
     async fn start(bounds: Bounds) -> Server {
         let metrics = Arc::new(Metrics::new("").unwrap());
-        let identity = SensorIdentity {
-            namespace: "jobs".into(),
-            sensor: "orders".into(),
-            trigger: "create".into(),
-        };
+        let identity = SensorIdentity { namespace: "jobs".into(), sensor: "orders".into(), trigger: "create".into() };
         metrics.sensor(identity, []);
         let health = Health::new(["nats", "quota"], Instant::now());
         let admin = Admin::bind_within(0, bounds).await.unwrap();
         let port = admin.address().port();
         assert_ne!(port, 0);
         let stop = CancellationToken::new();
-        let shown = Shown {
-            metrics,
-            health: Arc::clone(&health),
-            state: Arc::new(|| serde_json::json!({"gate": "blocked"})),
-        };
+        let shown =
+            Shown { metrics, health: Arc::clone(&health), state: Arc::new(|| serde_json::json!({"gate": "blocked"})) };
         let task = tokio::spawn(admin.serve(shown, stop.clone()));
-        Server {
-            port,
-            health,
-            stop,
-            task,
-        }
+        Server { port, health, stop, task }
     }
 
     async fn soon<F: Future>(future: F) -> F::Output {
-        tokio::time::timeout(Duration::from_secs(20), future)
-            .await
-            .expect("in time")
+        tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
     }
 
     async fn ask(address: (impl Into<std::net::IpAddr>, u16), path: &str) -> (u16, String) {
@@ -269,10 +241,7 @@ mod tests {
         assert_eq!(server.get("/readyz").await, (200, "ok\n".into()));
         let (status, text) = server.get("/readyz?verbose").await;
         assert_eq!((status, text.contains("[+] quota\n")), (200, true));
-        assert_eq!(
-            server.get("/debug/state").await,
-            (200, "{\"gate\":\"blocked\"}\n".into())
-        );
+        assert_eq!(server.get("/debug/state").await, (200, "{\"gate\":\"blocked\"}\n".into()));
         assert!(server.get("/debug/state?pretty").await.1.contains("\n  \"gate\""));
         let (status, text) = server.get("/").await;
         assert_eq!(status, 404);
@@ -304,11 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn clients_that_say_nothing_keep_nobody_out() {
-        let server = start(Bounds {
-            connections: 2,
-            lifetime: Duration::from_millis(200),
-        })
-        .await;
+        let server = start(Bounds { connections: 2, lifetime: Duration::from_millis(200) }).await;
         let mut silent = Vec::new();
         for _ in 0..4 {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).await.unwrap();
@@ -327,11 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn stopping_waits_for_no_silent_client() {
-        let server = start(Bounds {
-            connections: 8,
-            lifetime: Duration::from_millis(200),
-        })
-        .await;
+        let server = start(Bounds { connections: 8, lifetime: Duration::from_millis(200) }).await;
         let _silent = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).await.unwrap();
         assert_eq!(server.get("/livez").await.0, 200);
         server.end().await;

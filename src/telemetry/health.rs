@@ -26,10 +26,7 @@ impl Health {
             start: now,
             last_beat_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            conditions: conditions
-                .into_iter()
-                .map(|name| (name, AtomicBool::new(false)))
-                .collect(),
+            conditions: conditions.into_iter().map(|name| (name, AtomicBool::new(false))).collect(),
         })
     }
 
@@ -37,17 +34,13 @@ impl Health {
     #[must_use]
     pub fn condition(self: &Arc<Self>, name: &str) -> Option<Condition> {
         let index = self.conditions.iter().position(|(known, _)| *known == name)?;
-        Some(Condition {
-            health: Arc::clone(self),
-            index,
-        })
+        Some(Condition { health: Arc::clone(self), index })
     }
 
     /// The main loop goes round.
     pub fn beat(&self, now: Instant) {
         let since = now.saturating_duration_since(self.start).as_millis();
-        self.last_beat_ms
-            .fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_beat_ms.fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The process is about to end: no longer ready, still alive.

@@ -24,10 +24,7 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            connections: 64,
-            lifetime: Duration::from_secs(10),
-        }
+        Self { connections: 64, lifetime: Duration::from_secs(10) }
     }
 }
 
@@ -58,12 +55,7 @@ impl BoundedListener {
             // A machine without IPv6; if that was not the cause, IPv4 fails for the same one.
             Err(_) => (TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?, None),
         };
-        Ok(Self {
-            listener,
-            v4,
-            room: Arc::new(Semaphore::new(bounds.connections)),
-            lifetime: bounds.lifetime,
-        })
+        Ok(Self { listener, v4, room: Arc::new(Semaphore::new(bounds.connections)), lifetime: bounds.lifetime })
     }
 
     async fn accept_one(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -90,11 +82,7 @@ impl Listener for BoundedListener {
             };
             match self.accept_one().await {
                 Ok((stream, address)) => {
-                    let io = BoundedIo {
-                        stream,
-                        end: Box::pin(tokio::time::sleep(self.lifetime)),
-                        _permit: permit,
-                    };
+                    let io = BoundedIo { stream, end: Box::pin(tokio::time::sleep(self.lifetime)), _permit: permit };
                     return (io, address);
                 }
                 Err(error) => {

@@ -19,19 +19,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// Crates whose chatter below a warning helps nobody; name one in the filter to hear it.
-const NOISY: &[&str] = &[
-    "hyper",
-    "hyper_util",
-    "h2",
-    "rustls",
-    "tower",
-    "async_nats",
-    "kube",
-    "kube_client",
-    "axum",
-    "mio",
-    "tokio_util",
-];
+const NOISY: &[&str] =
+    &["hyper", "hyper_util", "h2", "rustls", "tower", "async_nats", "kube", "kube_client", "axum", "mio", "tokio_util"];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// `LOG_FORMAT`.
@@ -138,11 +127,7 @@ pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilt
             base = Some(level);
         } else if variable == "LOG_LEVEL" {
             // The library would take a mistyped level for a target, and be silent about all others.
-            return Err(LogError::Level {
-                variable,
-                part: part.to_owned(),
-                value,
-            });
+            return Err(LogError::Level { variable, part: part.to_owned(), value });
         }
     }
     let mut whole = String::new();
@@ -157,11 +142,7 @@ pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilt
         }
     }
     whole.push_str(&value);
-    EnvFilter::builder().parse(&whole).map_err(|source| LogError::Filter {
-        variable,
-        value,
-        source,
-    })
+    EnvFilter::builder().parse(&whole).map_err(|source| LogError::Filter { variable, value, source })
 }
 
 /// The levels that `LOG_LEVEL` allows, for help texts.
@@ -178,10 +159,7 @@ struct Lines<W> {
 
 impl<W> Lines<W> {
     fn new(format: Format, to: W) -> Self {
-        Self {
-            format,
-            to: Mutex::new(to),
-        }
+        Self { format, to: Mutex::new(to) }
     }
 }
 
@@ -410,10 +388,7 @@ mod tests {
         });
         assert_eq!(lines.len(), 1);
         let rest = lines[0].split_once(' ').unwrap().1;
-        assert_eq!(
-            rest,
-            " WARN gate \\u{1b}[31m\\nforged line reason=at_limit text=\"a b\\nc\" n=3"
-        );
+        assert_eq!(rest, " WARN gate \\u{1b}[31m\\nforged line reason=at_limit text=\"a b\\nc\" n=3");
     }
 
     fn heard(log_level: Option<&str>, rust_log: Option<&str>) -> Vec<String> {

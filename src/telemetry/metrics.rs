@@ -59,45 +59,24 @@ impl Metrics {
     pub fn new(prefix: &str) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let families = Families::register(&registry)?;
-        let prefixed_blocked = if prefix.is_empty() {
-            None
-        } else {
-            Some(prefixed_blocked(prefix, &registry)?)
-        };
+        let prefixed_blocked = if prefix.is_empty() { None } else { Some(prefixed_blocked(prefix, &registry)?) };
         families
             .build_info
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                option_env!("JETGATE_COMMIT").unwrap_or("unknown"),
-            ])
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("JETGATE_COMMIT").unwrap_or("unknown")])
             .set(1.0);
-        families
-            .process_start
-            .with_label_values(NO_LABELS)
-            .set(crate::clock::wall().as_duration().as_secs_f64());
-        Ok(Self {
-            registry,
-            families,
-            prefixed_blocked,
-            fills: Mutex::new(Vec::new()),
-        })
+        families.process_start.with_label_values(NO_LABELS).set(crate::clock::wall().as_duration().as_secs_f64());
+        Ok(Self { registry, families, prefixed_blocked, fills: Mutex::new(Vec::new()) })
     }
 
     /// The handles of a sensor; its series exist from here on, with the gauge at 1. `reasons` are those of the gate, whose
     /// seconds begin at 0.
-    pub fn sensor(
-        &self,
-        identity: SensorIdentity,
-        reasons: impl IntoIterator<Item = &'static str>,
-    ) -> SensorMetrics {
+    pub fn sensor(&self, identity: SensorIdentity, reasons: impl IntoIterator<Item = &'static str>) -> SensorMetrics {
         let all = &self.families;
         let own = identity.labels();
         for reason in reasons {
             let [namespace, sensor, trigger] = own;
-            all.blocked_seconds
-                .with_label_values(&[namespace, sensor, trigger, reason]);
-            all.time
-                .with_label_values(&[TimeState::Blocked.as_str(), reason]);
+            all.blocked_seconds.with_label_values(&[namespace, sensor, trigger, reason]);
+            all.time.with_label_values(&[TimeState::Blocked.as_str(), reason]);
         }
         for state in [TimeState::Working, TimeState::Idle] {
             all.time.with_label_values(&[state.as_str(), ""]);
@@ -105,9 +84,7 @@ impl Metrics {
         SensorMetrics {
             blocked: BlockedGauge::new(
                 all.blocked.with_label_values(&own),
-                self.prefixed_blocked
-                    .as_ref()
-                    .map(|family| family.with_label_values(&own)),
+                self.prefixed_blocked.as_ref().map(|family| family.with_label_values(&own)),
             ),
             credits: Gauges::new(&all.credits),
             grant_age: MaybeGauge::new(&all.grant_age),
@@ -179,16 +156,11 @@ fn prefixed_blocked(prefix: &str, registry: &Registry) -> Result<GaugeVec, Metri
         && !prefix.starts_with(|c: char| c.is_ascii_digit())
         && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !fits {
-        return Err(MetricsError::Prefix {
-            value: prefix.to_owned(),
-        });
+        return Err(MetricsError::Prefix { value: prefix.to_owned() });
     }
     let labels = [Label::Namespace, Label::SensorName, Label::TriggerName].map(Label::as_str);
     let family = GaugeVec::new(
-        Opts::new(
-            format!("{prefix}sensor_quota_blocked"),
-            "The same as sensor_quota_blocked, for existing alerts.",
-        ),
+        Opts::new(format!("{prefix}sensor_quota_blocked"), "The same as sensor_quota_blocked, for existing alerts."),
         &labels,
     )?;
     registry.register(Box::new(family.clone()))?;
@@ -293,9 +265,7 @@ pub struct SensorMetrics {
 
 impl fmt::Debug for SensorMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SensorMetrics")
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("SensorMetrics").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 
@@ -303,11 +273,7 @@ impl SensorMetrics {
     /// Brings the blocked time of a reason to its total. For a scrape alone.
     pub fn blocked_seconds(&self, reason: &'static str, total: Duration) {
         let [namespace, sensor, trigger] = self.identity.labels();
-        raise_child(
-            &self.families.blocked_seconds,
-            &[namespace, sensor, trigger, reason],
-            total,
-        );
+        raise_child(&self.families.blocked_seconds, &[namespace, sensor, trigger, reason], total);
     }
 
     /// Brings the time spent in a state to its total; `reason` is empty unless blocked. For a scrape alone.
@@ -330,9 +296,7 @@ impl SensorMetrics {
             family.reset();
             for sample in samples {
                 if let Some(value) = field(sample) {
-                    family
-                        .with_label_values(&[&sample.namespace, &sample.quota, &sample.resource])
-                        .set(value);
+                    family.with_label_values(&[&sample.namespace, &sample.quota, &sample.resource]).set(value);
                 }
             }
         }
@@ -377,10 +341,7 @@ impl fmt::Debug for LeaderMetrics {
 impl LeaderMetrics {
     /// Whether this process leads a namespace.
     pub fn leading(&self, namespace: &str, leads: bool) {
-        self.families
-            .leader
-            .with_label_values(&[namespace])
-            .set(f64::from(u8::from(leads)));
+        self.families.leader.with_label_values(&[namespace]).set(f64::from(u8::from(leads)));
     }
 
     /// Replaces the series about live objects, `jetgate_objects_watched` and `jetgate_live_watch`. For a scrape alone.
@@ -390,9 +351,7 @@ impl LeaderMetrics {
         all.live_watch.reset();
         for sample in samples {
             let labels = [&sample.namespace, &sample.resource];
-            all.live_watch
-                .with_label_values(&labels)
-                .set(f64::from(u8::from(sample.objects.is_some())));
+            all.live_watch.with_label_values(&labels).set(f64::from(u8::from(sample.objects.is_some())));
             if let Some(objects) = sample.objects {
                 all.objects_watched.with_label_values(&labels).set(objects);
             }
@@ -409,17 +368,11 @@ mod tests {
     const OWN: &str = r#"namespace="jobs",sensor_name="orders",trigger_name="create""#;
 
     fn identity() -> SensorIdentity {
-        SensorIdentity {
-            namespace: "jobs".into(),
-            sensor: "orders".into(),
-            trigger: "create".into(),
-        }
+        SensorIdentity { namespace: "jobs".into(), sensor: "orders".into(), trigger: "create".into() }
     }
 
     fn value(text: &str, series: &str) -> Option<f64> {
-        text.lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
-            .map(|value| value.parse().unwrap())
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(|value| value.parse().unwrap())
     }
 
     #[test]
@@ -443,10 +396,7 @@ mod tests {
         sensor.blocked.set(false);
         let text = metrics.render(Instant::now()).unwrap();
         assert_eq!(value(&text, &format!("sensor_quota_blocked{{{OWN}}}")), Some(0.0));
-        assert_eq!(
-            value(&text, &format!("argo_events_sensor_quota_blocked{{{OWN}}}")),
-            Some(0.0)
-        );
+        assert_eq!(value(&text, &format!("argo_events_sensor_quota_blocked{{{OWN}}}")), Some(0.0));
         assert_eq!(text.matches("# TYPE argo_events_").count(), 1);
     }
 
@@ -487,10 +437,7 @@ mod tests {
             }
         });
         let text = metrics.render(now).unwrap();
-        assert_eq!(
-            value(&text, r#"sensor_time_seconds_total{reason="",state="idle"}"#),
-            Some(7.0)
-        );
+        assert_eq!(value(&text, r#"sensor_time_seconds_total{reason="",state="idle"}"#), Some(7.0));
     }
 
     #[test]
@@ -524,18 +471,11 @@ mod tests {
         assert!(!nothing.contains("jetgate_grants_total"), "no leader, no series");
         let leader = metrics.leader();
         leader.leading("jobs", true);
-        leader.watches(&[WatchSample {
-            namespace: "jobs".into(),
-            resource: "pods".into(),
-            objects: None,
-        }]);
+        leader.watches(&[WatchSample { namespace: "jobs".into(), resource: "pods".into(), objects: None }]);
         leader.watch_restarts.inc(WatchKind::Objects);
         let text = metrics.render(Instant::now()).unwrap();
         assert_eq!(value(&text, r#"jetgate_leader{namespace="jobs"}"#), Some(1.0));
-        assert_eq!(
-            value(&text, r#"jetgate_live_watch{namespace="jobs",resource="pods"}"#),
-            Some(0.0)
-        );
+        assert_eq!(value(&text, r#"jetgate_live_watch{namespace="jobs",resource="pods"}"#), Some(0.0));
         assert_eq!(value(&text, r#"jetgate_watch_restarts_total{watch="objects"}"#), Some(1.0));
         assert_eq!(value(&text, r#"jetgate_watch_restarts_total{watch="quotas"}"#), Some(0.0));
         assert_eq!(value(&text, "jetgate_grants_total"), Some(0.0));
@@ -574,11 +514,7 @@ mod tests {
             gauge.set(Some(1.0));
         }
         leader.leading("jobs", true);
-        leader.watches(&[WatchSample {
-            namespace: "jobs".into(),
-            resource: "pods".into(),
-            objects: Some(3.0),
-        }]);
+        leader.watches(&[WatchSample { namespace: "jobs".into(), resource: "pods".into(), objects: Some(3.0) }]);
         let text = metrics.render(Instant::now()).unwrap();
         for metric in super::super::TABLE {
             let line = format!("# TYPE {} {}", metric.name, metric.kind.as_str());

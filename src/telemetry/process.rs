@@ -18,10 +18,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(
-            parse_resident("Name:\tx\nVmRSS:\t    1234 kB\nThreads:\t1\n"),
-            Some(1_263_616.0)
-        );
+        assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    1234 kB\nThreads:\t1\n"), Some(1_263_616.0));
         assert_eq!(parse_resident("Name:\tx\n"), None);
         assert_eq!(parse_resident("VmRSS:\t many kB\n"), None);
     }

@@ -21,11 +21,7 @@ impl<K: Ord + Clone> Repeats<K> {
     /// Remembers at most `capacity` keys (one at least); the one said longest ago makes room.
     #[must_use]
     pub fn new(every: Duration, capacity: usize) -> Self {
-        Self {
-            every,
-            capacity: capacity.max(1),
-            keys: BTreeMap::new(),
-        }
+        Self { every, capacity: capacity.max(1), keys: BTreeMap::new() }
     }
 
     /// Whether a line of this key may be written now: `Some(n)` where `n` of them were held back since the last.
@@ -44,13 +40,7 @@ impl<K: Ord + Clone> Repeats<K> {
                 self.keys.remove(&oldest);
             }
         }
-        self.keys.insert(
-            key,
-            Seen {
-                said: now,
-                held_back: 0,
-            },
-        );
+        self.keys.insert(key, Seen { said: now, held_back: 0 });
         Some(0)
     }
 

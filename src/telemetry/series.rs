@@ -19,10 +19,7 @@ pub struct Counters<L> {
 impl<L: LabelValue> Counters<L> {
     pub(super) fn new(family: &IntCounterVec) -> Self {
         Self {
-            children: L::ALL
-                .iter()
-                .map(|value| family.with_label_values(&[value.as_str()]))
-                .collect(),
+            children: L::ALL.iter().map(|value| family.with_label_values(&[value.as_str()])).collect(),
             label: PhantomData,
         }
     }
@@ -56,10 +53,7 @@ pub struct Gauges<L> {
 impl<L: LabelValue> Gauges<L> {
     pub(super) fn new(family: &GaugeVec) -> Self {
         Self {
-            children: L::ALL
-                .iter()
-                .map(|value| family.with_label_values(&[value.as_str()]))
-                .collect(),
+            children: L::ALL.iter().map(|value| family.with_label_values(&[value.as_str()])).collect(),
             label: PhantomData,
         }
     }

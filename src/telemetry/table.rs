@@ -139,10 +139,7 @@ fn open_values() -> Vec<(&'static str, &'static str)> {
 }
 
 fn closed_values<L: LabelValue>() -> Vec<(&'static str, &'static str)> {
-    L::ALL
-        .iter()
-        .map(|value| (value.as_str(), value.meaning()))
-        .collect()
+    L::ALL.iter().map(|value| (value.as_str(), value.meaning())).collect()
 }
 
 /// A type of family that can be made from a row of the table.
@@ -176,25 +173,16 @@ impl Family for HistogramVec {
     const KIND: Kind = Kind::Histogram;
 
     fn make(metric: &Metric) -> prometheus::Result<Self> {
-        Self::new(
-            HistogramOpts::new(metric.name, metric.help).buckets(metric.buckets.to_vec()),
-            &metric.label_names(),
-        )
+        Self::new(HistogramOpts::new(metric.name, metric.help).buckets(metric.buckets.to_vec()), &metric.label_names())
     }
 }
 
 macro_rules! label_spec {
     ($label:ident) => {
-        LabelSpec {
-            label: Label::$label,
-            values: open_values,
-        }
+        LabelSpec { label: Label::$label, values: open_values }
     };
     ($label:ident, $values:ty) => {
-        LabelSpec {
-            label: Label::$label,
-            values: closed_values::<$values>,
-        }
+        LabelSpec { label: Label::$label, values: closed_values::<$values> }
     };
 }
 
@@ -238,17 +226,11 @@ macro_rules! metrics {
 }
 
 /// A POST lives 10 s at most; a healthy one takes milliseconds.
-const CALL: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const CALL: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// A message may be milliseconds old, or have waited for a day behind a full quota.
-const AGE: &[f64] = &[
-    0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0,
-];
+const AGE: &[f64] = &[0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0];
 /// A grant follows room within milliseconds; only a settling leader takes seconds.
-const GRANT: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
-];
+const GRANT: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
 metrics! {
     blocked: GaugeVec "sensor_quota_blocked" [Namespace, SensorName, TriggerName] Flag
@@ -348,11 +330,7 @@ pub fn markdown() -> String {
          | metric | type | labels | unit | meaning |\n|---|---|---|---|---|\n",
     );
     for metric in TABLE {
-        let labels: Vec<String> = metric
-            .labels
-            .iter()
-            .map(|spec| format!("`{}`", spec.label.as_str()))
-            .collect();
+        let labels: Vec<String> = metric.labels.iter().map(|spec| format!("`{}`", spec.label.as_str())).collect();
         page.push_str(&format!(
             "| `{}` | {} | {} | {} | {} |\n",
             metric.name,
@@ -370,11 +348,7 @@ pub fn markdown() -> String {
     for metric in TABLE {
         for spec in metric.labels {
             for (value, meaning) in (spec.values)() {
-                page.push_str(&format!(
-                    "| `{}` | `{}` | `{value}` | {meaning} |\n",
-                    metric.name,
-                    spec.label.as_str()
-                ));
+                page.push_str(&format!("| `{}` | `{}` | `{value}` | {meaning} |\n", metric.name, spec.label.as_str()));
             }
         }
     }
@@ -392,14 +366,9 @@ mod tests {
         for metric in TABLE {
             let name = metric.name;
             assert!(names.insert(name), "{name} twice");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}: letters and underscores alone");
             assert!(
-                name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
-                "{name}: letters and underscores alone"
-            );
-            assert!(
-                ["sensor_", "jetgate_", "process_"]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix)),
+                ["sensor_", "jetgate_", "process_"].iter().any(|prefix| name.starts_with(prefix)),
                 "{name}: prefix"
             );
             assert_eq!(

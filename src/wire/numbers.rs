@@ -30,9 +30,7 @@ impl NumberSet {
     /// How many numbers are in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.ranges
-            .iter()
-            .fold(0, |sum: u64, &(first, last)| sum.saturating_add((last - first).saturating_add(1)))
+        self.ranges.iter().fold(0, |sum: u64, &(first, last)| sum.saturating_add((last - first).saturating_add(1)))
     }
 
     /// Whether there is no number in the set.

@@ -54,7 +54,14 @@ fn several_resources_of_a_core_kind() {
 
 #[test]
 fn more_than_the_quota_allows_at_all() {
-    for (requested, limited, never) in [("2", "1", true), ("1", "0", true), ("1500m", "1", true), ("1", "1", false), ("1", "1k", false), ("1", "x", false)] {
+    for (requested, limited, never) in [
+        ("2", "1", true),
+        ("1", "0", true),
+        ("1500m", "1", true),
+        ("1", "1", false),
+        ("1", "1k", false),
+        ("1", "x", false),
+    ] {
         let text = format!(
             "widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: cpu={requested}, used: cpu=0, limited: cpu={limited}"
         );
@@ -96,14 +103,21 @@ fn the_rows_of_the_table() {
     assert_eq!(refused(&going), RefusedWhat::Namespace);
 
     for code in [404, 405, 406, 415] {
-        assert_eq!(refused(&status(code, "NotFound", "the server could not find the requested resource")), RefusedWhat::Kind);
+        assert_eq!(
+            refused(&status(code, "NotFound", "the server could not find the requested resource")),
+            RefusedWhat::Kind
+        );
     }
     let mut no_namespace = status(404, "NotFound", "namespaces \"team\" not found");
     (no_namespace.kind, no_namespace.group) = ("namespaces".into(), String::new());
     assert_eq!(refused(&no_namespace), RefusedWhat::Namespace);
 
-    assert_eq!(class(&status(409, "AlreadyExists", "widgets.example.com \"w-1\" already exists")), Answer::AlreadyExists);
-    let mut race = status(409, "Conflict", "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified");
+    assert_eq!(
+        class(&status(409, "AlreadyExists", "widgets.example.com \"w-1\" already exists")),
+        Answer::AlreadyExists
+    );
+    let mut race =
+        status(409, "Conflict", "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified");
     (race.kind, race.group) = ("resourcequotas".into(), String::new());
     assert_eq!(class(&race), Answer::QuotaConflict);
 
@@ -139,14 +153,22 @@ fn look_alikes_are_tried_again() {
     for code in [400, 403, 404, 409, 413, 422, 429] {
         again(&status(code, "Forbidden", &format!("admission webhook \"w.example.com\" denied the request: {FULL}")));
     }
-    again(&status(422, "Invalid", "widgets.example.com \"w-1\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"));
+    again(&status(
+        422,
+        "Invalid",
+        "widgets.example.com \"w-1\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+    ));
     // Words in the wrong place, of another resource, in another shape.
     again(&forbidden("policy says: exceeded quota: q, requested: a=1, used: a=1, limited: a=1"));
     again(&forbidden(&FULL.replace("widgets.example.com \"w-1\"", "gadgets.example.com \"w-1\"")));
     again(&forbidden("widgets.example.com \"w-1\" is forbidden: exceeded quota"));
     again(&forbidden("widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: a=1, limited: a=1"));
-    again(&forbidden("widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: a, used: a=1, limited: a=1"));
-    again(&forbidden("widgets.example.com \"w-1\" is forbidden: no, exceeded quota: q, requested: a=1, used: a=1, limited: a=1"));
+    again(&forbidden(
+        "widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: a, used: a=1, limited: a=1",
+    ));
+    again(&forbidden(
+        "widgets.example.com \"w-1\" is forbidden: no, exceeded quota: q, requested: a=1, used: a=1, limited: a=1",
+    ));
     again(&forbidden("widgets.example.com \"w-1\" is forbidden: violates PodSecurity \"restricted:latest\""));
     again(&forbidden("widgets.example.com is forbidden: User \"u\" cannot patch resource \"widgets\""));
     again(&status(403, "Other", FULL));

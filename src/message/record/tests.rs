@@ -152,12 +152,9 @@ fn another_encoding_is_refused() {
     let error = Record::decode(text.replace("\"v\":1", "\"v\":2,\"new\":1").as_bytes()).unwrap_err();
     assert!(matches!(error, RecordError::Encoding { found: 2 }));
     assert!(error.to_string().contains("version 2"));
-    for (broken, why) in [
-        ("[1,0,2]", "length"),
-        ("[1,0,1,0]", "touch"),
-        ("[1,5,0,5]", "touch"),
-        ("[1,18446744073709551615]", "large"),
-    ] {
+    for (broken, why) in
+        [("[1,0,2]", "length"), ("[1,0,1,0]", "touch"), ("[1,5,0,5]", "touch"), ("[1,18446744073709551615]", "large")]
+    {
         let error = Record::decode(text.replace("[1,0,2,0]", broken).as_bytes()).unwrap_err();
         assert!(error.to_string().contains(why), "{broken}: {error}");
     }
