@@ -27,40 +27,57 @@ use tokio_util::task::TaskTracker;
 /// How long an aborted task may take to let go; one that still runs then is left behind.
 const ABORT_WITHIN: Duration = Duration::from_millis(500);
 
-type BoxError = Box<dyn Error + Send + Sync>;
+/// Any error of a task.
+pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How a task ended that should not have, or not so.
-#[derive(Debug, thiserror::Error)]
-#[error("task {name}: {how}")]
+/// A task that ended where or how it should not have.
+#[derive(Debug)]
 pub struct TaskFailure {
     /// The task's name.
     pub name: &'static str,
     /// What became of it.
-    #[source]
     pub how: How,
 }
 
 /// What became of a task.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum How {
     /// It ended although no shutdown was asked for.
-    #[error("ended by itself")]
     Ended,
     /// It gave an error.
-    #[error("failed")]
-    Failed(#[source] BoxError),
+    Failed(BoxError),
     /// It panicked; the text is the panic's.
-    #[error("panicked: {0}")]
     Panicked(String),
     /// It outlived the grace of the shutdown and was aborted.
-    #[error("did not end within the grace period")]
     Late,
+}
+
+impl fmt::Display for TaskFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        match &self.how {
+            How::Ended => write!(f, "task {name} ended by itself"),
+            How::Failed(_) => write!(f, "task {name} failed"),
+            How::Panicked(text) => write!(f, "task {name} panicked: {text}"),
+            How::Late => write!(f, "task {name} did not end within the grace period"),
+        }
+    }
+}
+
+impl Error for TaskFailure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.how {
+            How::Failed(error) => Some(error.as_ref()),
+            How::Ended | How::Panicked(_) | How::Late => None,
+        }
+    }
 }
 
 /// All failures of a process, the first one first.
 #[derive(Debug)]
 pub struct Failures(pub Vec<TaskFailure>);
 
+/// With all sources: an error is asked for one source only, and here are several.
 impl fmt::Display for Failures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, failure) in self.0.iter().enumerate() {
@@ -68,12 +85,10 @@ impl fmt::Display for Failures {
                 f.write_str("; ")?;
             }
             write!(f, "{failure}")?;
-            if let How::Failed(error) = &failure.how {
-                let mut cause: Option<&dyn Error> = Some(error.as_ref());
-                while let Some(error) = cause {
-                    write!(f, ": {error}")?;
-                    cause = error.source();
-                }
+            let mut cause = failure.source();
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
             }
         }
         Ok(())
@@ -137,7 +152,13 @@ impl Tasks {
         let tracker = TaskTracker::new();
         // Closed means that waiting ends when the last task does; spawning goes on.
         tracker.close();
-        Self { shared: Arc::new(Shared { cancel, tracker, state: Mutex::new(State::default()) }) }
+        Self {
+            shared: Arc::new(Shared {
+                cancel,
+                tracker,
+                state: Mutex::new(State::default()),
+            }),
+        }
     }
 
     /// The token that says to each task that it should end.
@@ -183,7 +204,10 @@ impl Tasks {
             state.running.insert(id, (name, None));
             id
         };
-        let running = Running { shared: Arc::clone(&shared), id };
+        let running = Running {
+            shared: Arc::clone(&shared),
+            id,
+        };
         let task = shared.tracker.track_future(async move {
             let running = running;
             let end = AssertUnwindSafe(future).catch_unwind().await;
@@ -197,7 +221,12 @@ impl Tasks {
             };
             if let Some(how) = how {
                 let failure = TaskFailure { name, how };
-                tracing::error!(task = name, shutting_down = asked, error = &failure as &dyn Error, "task failed");
+                tracing::error!(
+                    task = name,
+                    shutting_down = asked,
+                    error = &failure as &dyn Error,
+                    "task failed"
+                );
                 shared.state().failures.push(failure);
                 shared.cancel.cancel();
             }
@@ -234,7 +263,10 @@ impl Tasks {
     /// Every failure since the start, and every task that was late.
     pub async fn shutdown(&self, grace: Duration) -> Result<(), Failures> {
         self.cancel();
-        if tokio::time::timeout(grace, self.shared.tracker.wait()).await.is_err() {
+        if tokio::time::timeout(grace, self.shared.tracker.wait())
+            .await
+            .is_err()
+        {
             {
                 let mut state = self.shared.state();
                 let late: Vec<_> = state.running.values().map(|(name, _)| *name).collect();
@@ -243,13 +275,24 @@ impl Tasks {
                         abort.abort();
                     }
                 }
-                state.failures.extend(late.into_iter().map(|name| TaskFailure { name, how: How::Late }));
+                state
+                    .failures
+                    .extend(late.into_iter().map(|name| TaskFailure {
+                        name,
+                        how: How::Late,
+                    }));
             }
             // One that never yields cannot be aborted, and is left to the end of the process.
-            tokio::time::timeout(ABORT_WITHIN, self.shared.tracker.wait()).await.ok();
+            tokio::time::timeout(ABORT_WITHIN, self.shared.tracker.wait())
+                .await
+                .ok();
         }
         let failures = std::mem::take(&mut self.shared.state().failures);
-        if failures.is_empty() { Ok(()) } else { Err(Failures(failures)) }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Failures(failures))
+        }
     }
 }
 
@@ -266,7 +309,11 @@ impl<T: Send + 'static> Crew<T> {
     /// At most `bound` at once, ended ones that were not yet taken included.
     #[must_use]
     pub fn new(name: &'static str, bound: usize) -> Self {
-        Self { name, bound, set: JoinSet::new() }
+        Self {
+            name,
+            bound,
+            set: JoinSet::new(),
+        }
     }
 
     /// How many run or wait to be taken.
@@ -400,8 +447,13 @@ where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Into<BoxError> + 'static,
 {
-    let workers = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("jetgate").build();
-    let own = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let workers = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("jetgate")
+        .build();
+    let own = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let (workers, own) = match (workers, own) {
         (Ok(workers), Ok(own)) => (workers, own),
         (Err(error), _) | (_, Err(error)) => return Ending::NotStarted(error),
@@ -435,7 +487,11 @@ fn signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
     }))
 }
 
-async fn supervise(tasks: &Tasks, mut signals: impl Stream<Item = Signal> + Unpin, grace: Duration) -> Ending {
+async fn supervise(
+    tasks: &Tasks,
+    mut signals: impl Stream<Item = Signal> + Unpin,
+    grace: Duration,
+) -> Ending {
     let work = async {
         tasks.over().await;
         match tasks.shutdown(grace).await {

@@ -1,8 +1,8 @@
 //! Whether the process is alive and ready. Blocked is healthy: a full quota makes nobody restart and stops no rollout.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the main loop may be silent and the process still count as alive: several times what the longest step of a
@@ -15,32 +15,43 @@ pub struct Health {
     start: Instant,
     last_beat_ms: AtomicU64,
     draining: AtomicBool,
-    conditions: Vec<(&'static str, AtomicBool)>,
+    conditions: Mutex<Vec<Condition>>,
 }
 
 impl Health {
-    /// `conditions` are the names of what must have happened once before the process is ready. The start is the first beat.
+    /// No conditions yet; name them with [`Health::expects`] before anybody asks. The start is the first beat.
     #[must_use]
-    pub fn new(conditions: impl IntoIterator<Item = &'static str>, now: Instant) -> Arc<Self> {
+    pub fn new(now: Instant) -> Arc<Self> {
         Arc::new(Self {
             start: now,
             last_beat_ms: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            conditions: conditions.into_iter().map(|name| (name, AtomicBool::new(false))).collect(),
+            conditions: Mutex::new(Vec::new()),
         })
     }
 
-    /// The handle with which a part says that its condition is met; none where no condition has that name.
+    /// One more thing that must have happened once before the process is ready; the handle says so.
     #[must_use]
-    pub fn condition(self: &Arc<Self>, name: &str) -> Option<Condition> {
-        let index = self.conditions.iter().position(|(known, _)| *known == name)?;
-        Some(Condition { health: Arc::clone(self), index })
+    pub fn expects(&self, name: &'static str) -> Condition {
+        let condition = Condition {
+            name,
+            met: Arc::new(AtomicBool::new(false)),
+        };
+        self.conditions().push(condition.clone());
+        condition
+    }
+
+    fn conditions(&self) -> MutexGuard<'_, Vec<Condition>> {
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The main loop goes round.
     pub fn beat(&self, now: Instant) {
         let since = now.saturating_duration_since(self.start).as_millis();
-        self.last_beat_ms.fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_beat_ms
+            .fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The process is about to end: no longer ready, still alive.
@@ -52,7 +63,8 @@ impl Health {
     #[must_use]
     pub fn silent(&self, now: Instant) -> Duration {
         let last = Duration::from_millis(self.last_beat_ms.load(Ordering::Relaxed));
-        now.saturating_duration_since(self.start).saturating_sub(last)
+        now.saturating_duration_since(self.start)
+            .saturating_sub(last)
     }
 
     /// Whether the main loop still goes round.
@@ -64,23 +76,32 @@ impl Health {
     /// Whether every condition was met, and the process is not about to end.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.conditions.iter().all(|(_, met)| met.load(Ordering::Relaxed))
+        !self.draining.load(Ordering::Relaxed) && self.conditions().iter().all(Condition::is_met)
     }
 
     pub(super) fn liveness(&self, now: Instant) -> String {
         let mut text = String::new();
         line(&mut text, self.is_live(now), "main loop");
         // Writing into a String cannot fail.
-        writeln!(text, "last beat {:.1} s ago", self.silent(now).as_secs_f64()).ok();
+        writeln!(
+            text,
+            "last beat {:.1} s ago",
+            self.silent(now).as_secs_f64()
+        )
+        .ok();
         text
     }
 
     pub(super) fn readiness(&self) -> String {
         let mut text = String::new();
-        for (name, met) in &self.conditions {
-            line(&mut text, met.load(Ordering::Relaxed), name);
+        for condition in self.conditions().iter() {
+            line(&mut text, condition.is_met(), condition.name);
         }
-        line(&mut text, !self.draining.load(Ordering::Relaxed), "not draining");
+        line(
+            &mut text,
+            !self.draining.load(Ordering::Relaxed),
+            "not draining",
+        );
         text
     }
 }
@@ -94,16 +115,20 @@ fn line(text: &mut String, good: bool, name: &str) {
 /// One condition of the start, in the hands of the part that meets it.
 #[derive(Clone, Debug)]
 pub struct Condition {
-    health: Arc<Health>,
-    index: usize,
+    name: &'static str,
+    met: Arc<AtomicBool>,
 }
 
 impl Condition {
     /// It is met, for good: what breaks later has its own reason and metric, and is no cause to take the process out.
     pub fn met(&self) {
-        if let Some((_, met)) = self.health.conditions.get(self.index) {
-            met.store(true, Ordering::Relaxed);
-        }
+        self.met.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was met.
+    #[must_use]
+    pub fn is_met(&self) -> bool {
+        self.met.load(Ordering::Relaxed)
     }
 }
 
@@ -114,12 +139,15 @@ mod tests {
 
     #[test]
     fn ready_when_all_conditions_were_met_until_it_drains() {
-        let health = Health::new(["nats", "quota"], Instant::now());
-        assert!(health.condition("nots").is_none());
-        health.condition("nats").unwrap().met();
+        let health = Health::new(Instant::now());
+        let (nats, quota) = (health.expects("nats"), health.expects("quota"));
+        nats.met();
         assert!(!health.is_ready());
-        assert_eq!(health.readiness(), "[+] nats\n[-] quota\n[+] not draining\n");
-        health.condition("quota").unwrap().met();
+        assert_eq!(
+            health.readiness(),
+            "[+] nats\n[-] quota\n[+] not draining\n"
+        );
+        quota.met();
         assert!(health.is_ready());
         health.drain();
         assert!(!health.is_ready());
@@ -128,7 +156,7 @@ mod tests {
     #[test]
     fn live_up_to_the_limit_after_a_beat_and_not_beyond() {
         let t0 = Instant::now();
-        let health = Health::new([], t0);
+        let health = Health::new(t0);
         let ms = Duration::from_millis(1);
         assert!(health.is_live(t0 + LIVE_WITHIN));
         assert!(!health.is_live(t0 + LIVE_WITHIN + ms));
@@ -136,7 +164,10 @@ mod tests {
         assert!(health.is_live(t0 + LIVE_WITHIN * 2));
         assert!(!health.is_live(t0 + LIVE_WITHIN * 2 + ms));
         health.beat(t0);
-        assert!(health.is_live(t0 + LIVE_WITHIN * 2), "an older beat takes nothing back");
+        assert!(
+            health.is_live(t0 + LIVE_WITHIN * 2),
+            "an older beat takes nothing back"
+        );
         health.drain();
         assert!(health.is_live(t0 + LIVE_WITHIN * 2), "draining is alive");
     }

@@ -19,8 +19,19 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// Crates whose chatter below a warning helps nobody; name one in the filter to hear it.
-const NOISY: &[&str] =
-    &["hyper", "hyper_util", "h2", "rustls", "tower", "async_nats", "kube", "kube_client", "axum", "mio", "tokio_util"];
+const NOISY: &[&str] = &[
+    "hyper",
+    "hyper_util",
+    "h2",
+    "rustls",
+    "tower",
+    "async_nats",
+    "kube",
+    "kube_client",
+    "axum",
+    "mio",
+    "tokio_util",
+];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// `LOG_FORMAT`.
@@ -40,7 +51,9 @@ impl FromStr for Format {
         match text {
             "json" => Ok(Self::Json),
             "plain" => Ok(Self::Plain),
-            other => Err(LogError::Format { value: other.into() }),
+            other => Err(LogError::Format {
+                value: other.into(),
+            }),
         }
     }
 }
@@ -90,13 +103,20 @@ pub enum LogError {
 ///
 /// # Errors
 /// A filter that cannot be read, or a second start.
-pub fn init(format: Format, log_level: Option<&str>, rust_log: Option<&str>) -> Result<(), LogError> {
+pub fn init(
+    format: Format,
+    log_level: Option<&str>,
+    rust_log: Option<&str>,
+) -> Result<(), LogError> {
     tracing_subscriber::registry()
         .with(filter(log_level, rust_log)?)
         .with(Lines::new(format, std::io::stderr()))
         .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        let location = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         tracing::error!(
             location,
             thread = std::thread::current().name().unwrap_or_default(),
@@ -112,7 +132,12 @@ pub fn init(format: Format, log_level: Option<&str>, rust_log: Option<&str>) -> 
 /// # Errors
 /// A filter that cannot be read.
 pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
-    let set = |value: Option<&str>| value.map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
+    let set = |value: Option<&str>| {
+        value
+            .map(str::trim)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+    };
     let (variable, value) = match (set(log_level), set(rust_log)) {
         (Some(value), _) => ("LOG_LEVEL", value),
         (None, Some(value)) => ("RUST_LOG", value),
@@ -127,7 +152,11 @@ pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilt
             base = Some(level);
         } else if variable == "LOG_LEVEL" {
             // The library would take a mistyped level for a target, and be silent about all others.
-            return Err(LogError::Level { variable, part: part.to_owned(), value });
+            return Err(LogError::Level {
+                variable,
+                part: part.to_owned(),
+                value,
+            });
         }
     }
     let mut whole = String::new();
@@ -142,7 +171,13 @@ pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilt
         }
     }
     whole.push_str(&value);
-    EnvFilter::builder().parse(&whole).map_err(|source| LogError::Filter { variable, value, source })
+    EnvFilter::builder()
+        .parse(&whole)
+        .map_err(|source| LogError::Filter {
+            variable,
+            value,
+            source,
+        })
 }
 
 /// The levels that `LOG_LEVEL` allows, for help texts.
@@ -159,7 +194,10 @@ struct Lines<W> {
 
 impl<W> Lines<W> {
     fn new(format: Format, to: W) -> Self {
-        Self { format, to: Mutex::new(to) }
+        Self {
+            format,
+            to: Mutex::new(to),
+        }
     }
 }
 
@@ -171,7 +209,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: Write + 'static,
 {
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
+    fn on_new_span(
+        &self,
+        attributes: &span::Attributes<'_>,
+        id: &span::Id,
+        context: Context<'_, S>,
+    ) {
         if let Some(span) = context.span(id) {
             let mut fields = Fields::default();
             attributes.record(&mut fields);
@@ -191,7 +234,11 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
-        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+        for span in context
+            .event_scope(event)
+            .into_iter()
+            .flat_map(|scope| scope.from_root())
+        {
             if let Some(kept) = span.extensions().get::<SpanFields>() {
                 fields.named.extend(kept.0.clone());
             }
@@ -204,7 +251,10 @@ where
             Format::Plain => plain(&time, metadata, &fields),
         };
         line.push('\n');
-        let mut to = self.to.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut to = self
+            .to
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // A log that cannot be written cannot be told of either.
         to.write_all(line.as_bytes()).ok();
     }
@@ -224,22 +274,29 @@ fn json(time: &str, metadata: &tracing::Metadata<'_>, fields: Fields) -> String 
 }
 
 fn plain(time: &str, metadata: &tracing::Metadata<'_>, fields: &Fields) -> String {
-    let mut line = format!("{time} {:>5} {}", metadata.level(), one_line(&fields.message));
+    let mut line = format!(
+        "{time} {:>5} {}",
+        metadata.level(),
+        one_line(&fields.message)
+    );
     for (name, value) in &fields.named {
         line.push(' ');
         line.push_str(name);
         line.push('=');
-        match value {
-            Value::String(text) if bare(text) => line.push_str(text),
+        match value.as_str().filter(|text| bare(text)) {
+            Some(text) => line.push_str(text),
             // JSON's quotes escape line ends and control characters.
-            quoted => line.push_str(&quoted.to_string()),
+            None => line.push_str(&value.to_string()),
         }
     }
     line
 }
 
 fn bare(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '=')
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && c != '"' && c != '=')
 }
 
 /// A message may quote what came from outside; it must not make up lines of its own, nor steer a terminal.
@@ -268,13 +325,16 @@ impl Fields {
         if field.name() == "message" {
             self.message = match value {
                 Value::String(text) => text,
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                    value.to_string()
-                }
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Array(_)
+                | Value::Object(_) => value.to_string(),
             };
         } else {
             let name = field.name();
-            self.named.insert(name.strip_prefix("r#").unwrap_or(name).into(), value);
+            self.named
+                .insert(name.strip_prefix("r#").unwrap_or(name).into(), value);
         }
     }
 }
@@ -317,113 +377,4 @@ impl Visit for Fields {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-    use tracing::Dispatch;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// The lines that `body` logs.
-    fn logged(format: Format, log_level: Option<&str>, rust_log: Option<&str>, body: impl FnOnce()) -> Vec<String> {
-        let sink = Sink::default();
-        let subscriber = tracing_subscriber::registry()
-            .with(filter(log_level, rust_log).unwrap())
-            .with(Lines::new(format, sink.clone()));
-        tracing::dispatcher::with_default(&Dispatch::new(subscriber), body);
-        let bytes = sink.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Outer(#[source] std::io::Error);
-
-    #[test]
-    fn json_is_flat_and_on_one_line() {
-        let error = Outer(std::io::Error::other("inner"));
-        let lines = logged(Format::Json, None, None, || {
-            let span = tracing::info_span!("lane", lane = "live", seq = 1);
-            let _in = span.enter();
-            tracing::info!(
-                from = "open",
-                seq = 7_u64,
-                blocked = true,
-                level = "x",
-                error = &error as &dyn std::error::Error,
-                "gate\nblocked"
-            );
-        });
-        assert_eq!(lines.len(), 1);
-        let line: Value = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!(line["level"], "INFO");
-        assert_eq!(line["msg"], "gate\nblocked");
-        assert_eq!(line["target"], module_path!());
-        assert_eq!(line["from"], "open");
-        assert_eq!(line["lane"], "live");
-        assert_eq!(line["seq"], 7, "the event's own field wins");
-        assert_eq!(line["blocked"], true);
-        assert_eq!(line["level_"], "x");
-        assert_eq!(line["error"], "outer: inner");
-        let time = line["time"].as_str().unwrap();
-        assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
-        assert_eq!(time.len(), "2026-01-01T00:00:00.000000Z".len());
-    }
-
-    #[test]
-    fn plain_is_on_one_line_and_quotes_what_needs_it() {
-        let lines = logged(Format::Plain, None, None, || {
-            tracing::warn!(reason = "at_limit", text = "a b\nc", n = 3, "gate \u{1b}[31m\nforged line");
-        });
-        assert_eq!(lines.len(), 1);
-        let rest = lines[0].split_once(' ').unwrap().1;
-        assert_eq!(rest, " WARN gate \\u{1b}[31m\\nforged line reason=at_limit text=\"a b\\nc\" n=3");
-    }
-
-    fn heard(log_level: Option<&str>, rust_log: Option<&str>) -> Vec<String> {
-        logged(Format::Plain, log_level, rust_log, || {
-            tracing::debug!("own debug");
-            tracing::info!("own info");
-            tracing::info!(target: "hyper::proto", "hyper info");
-            tracing::warn!(target: "async_nats", "nats warn");
-        })
-        .iter()
-        .map(|line| line.split_whitespace().skip(2).collect::<Vec<_>>().join(" "))
-        .collect()
-    }
-
-    #[test]
-    fn levels_follow_the_settings() {
-        assert_eq!(heard(None, None), ["own info", "nats warn"]);
-        assert_eq!(heard(Some("debug"), None), ["own debug", "own info", "nats warn"]);
-        assert_eq!(heard(Some("error"), None), [] as [&str; 0]);
-        assert_eq!(heard(None, Some("warn")), ["nats warn"]);
-        assert_eq!(heard(Some("info"), Some("off")), ["own info", "nats warn"], "the flag wins");
-        assert_eq!(heard(Some("info,hyper=info"), None), ["own info", "hyper info", "nats warn"]);
-        assert_eq!(heard(Some("hyper=info"), None), ["own info", "hyper info", "nats warn"]);
-        assert_eq!(heard(Some(" "), Some("hyper=info")), ["hyper info"]);
-    }
-
-    #[test]
-    fn bad_settings_are_named() {
-        let error = filter(Some("inof"), None).unwrap_err().to_string();
-        assert!(error.contains("LOG_LEVEL=\"inof\"") && error.contains("trace"), "{error}");
-        let error = filter(None, Some("jetgate=loud")).unwrap_err();
-        assert!(error.to_string().contains("RUST_LOG=\"jetgate=loud\""), "{error}");
-        assert!(std::error::Error::source(&error).is_some());
-        let error = "xml".parse::<Format>().unwrap_err().to_string();
-        assert!(error.contains("LOG_FORMAT=\"xml\"") && error.contains("plain"), "{error}");
-        assert_eq!("plain".parse::<Format>().unwrap(), Format::Plain);
-    }
-}
+mod tests;

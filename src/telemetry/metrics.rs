@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use prometheus::{Encoder, Gauge, GaugeVec, Histogram, IntCounter, Opts, Registry, TextEncoder};
 
 use super::labels::{
-    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
-    WriteResult,
+    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState,
+    TriggerOutcome, WatchKind, WriteResult,
 };
 use super::series::{BlockedGauge, Counters, Gauges, MaybeGauge, NO_LABELS, raise_child};
 use super::table::Families;
@@ -59,24 +59,45 @@ impl Metrics {
     pub fn new(prefix: &str) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let families = Families::register(&registry)?;
-        let prefixed_blocked = if prefix.is_empty() { None } else { Some(prefixed_blocked(prefix, &registry)?) };
+        let prefixed_blocked = if prefix.is_empty() {
+            None
+        } else {
+            Some(prefixed_blocked(prefix, &registry)?)
+        };
         families
             .build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("JETGATE_COMMIT").unwrap_or("unknown")])
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                option_env!("JETGATE_COMMIT").unwrap_or("unknown"),
+            ])
             .set(1.0);
-        families.process_start.with_label_values(NO_LABELS).set(crate::clock::wall().as_duration().as_secs_f64());
-        Ok(Self { registry, families, prefixed_blocked, fills: Mutex::new(Vec::new()) })
+        families
+            .process_start
+            .with_label_values(NO_LABELS)
+            .set(crate::clock::wall().as_duration().as_secs_f64());
+        Ok(Self {
+            registry,
+            families,
+            prefixed_blocked,
+            fills: Mutex::new(Vec::new()),
+        })
     }
 
     /// The handles of a sensor; its series exist from here on, with the gauge at 1. `reasons` are those of the gate, whose
     /// seconds begin at 0.
-    pub fn sensor(&self, identity: SensorIdentity, reasons: impl IntoIterator<Item = &'static str>) -> SensorMetrics {
+    pub fn sensor(
+        &self,
+        identity: SensorIdentity,
+        reasons: impl IntoIterator<Item = &'static str>,
+    ) -> SensorMetrics {
         let all = &self.families;
         let own = identity.labels();
         for reason in reasons {
             let [namespace, sensor, trigger] = own;
-            all.blocked_seconds.with_label_values(&[namespace, sensor, trigger, reason]);
-            all.time.with_label_values(&[TimeState::Blocked.as_str(), reason]);
+            all.blocked_seconds
+                .with_label_values(&[namespace, sensor, trigger, reason]);
+            all.time
+                .with_label_values(&[TimeState::Blocked.as_str(), reason]);
         }
         for state in [TimeState::Working, TimeState::Idle] {
             all.time.with_label_values(&[state.as_str(), ""]);
@@ -84,7 +105,9 @@ impl Metrics {
         SensorMetrics {
             blocked: BlockedGauge::new(
                 all.blocked.with_label_values(&own),
-                self.prefixed_blocked.as_ref().map(|family| family.with_label_values(&own)),
+                self.prefixed_blocked
+                    .as_ref()
+                    .map(|family| family.with_label_values(&own)),
             ),
             credits: Gauges::new(&all.credits),
             grant_age: MaybeGauge::new(&all.grant_age),
@@ -154,13 +177,20 @@ impl Metrics {
 fn prefixed_blocked(prefix: &str, registry: &Registry) -> Result<GaugeVec, MetricsError> {
     let fits = prefix.len() <= 64
         && !prefix.starts_with(|c: char| c.is_ascii_digit())
-        && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        && prefix
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !fits {
-        return Err(MetricsError::Prefix { value: prefix.to_owned() });
+        return Err(MetricsError::Prefix {
+            value: prefix.to_owned(),
+        });
     }
     let labels = [Label::Namespace, Label::SensorName, Label::TriggerName].map(Label::as_str);
     let family = GaugeVec::new(
-        Opts::new(format!("{prefix}sensor_quota_blocked"), "The same as sensor_quota_blocked, for existing alerts."),
+        Opts::new(
+            format!("{prefix}sensor_quota_blocked"),
+            "The same as sensor_quota_blocked, for existing alerts.",
+        ),
         &labels,
     )?;
     registry.register(Box::new(family.clone()))?;
@@ -169,7 +199,9 @@ fn prefixed_blocked(prefix: &str, registry: &Registry) -> Result<GaugeVec, Metri
 
 /// A fill that panicked has left whole numbers behind, so the lock is still good.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Whose metrics they are.
@@ -265,7 +297,9 @@ pub struct SensorMetrics {
 
 impl fmt::Debug for SensorMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SensorMetrics").field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("SensorMetrics")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -273,7 +307,11 @@ impl SensorMetrics {
     /// Brings the blocked time of a reason to its total. For a scrape alone.
     pub fn blocked_seconds(&self, reason: &'static str, total: Duration) {
         let [namespace, sensor, trigger] = self.identity.labels();
-        raise_child(&self.families.blocked_seconds, &[namespace, sensor, trigger, reason], total);
+        raise_child(
+            &self.families.blocked_seconds,
+            &[namespace, sensor, trigger, reason],
+            total,
+        );
     }
 
     /// Brings the time spent in a state to its total; `reason` is empty unless blocked. For a scrape alone.
@@ -285,20 +323,42 @@ impl SensorMetrics {
     /// alone.
     pub fn quotas(&self, samples: &[QuotaSample]) {
         let all = &self.families;
-        let fields: [(&GaugeVec, fn(&QuotaSample) -> Option<f64>); 5] = [
-            (&all.quota_hard, |sample| sample.hard),
-            (&all.quota_used, |sample| sample.used),
-            (&all.quota_live, |sample| sample.live),
-            (&all.quota_limit, |sample| sample.limit),
-            (&all.quota_headroom, |sample| sample.headroom),
-        ];
-        for (family, field) in fields {
+        for (family, field) in [
+            (&all.quota_hard, QuotaField::Hard),
+            (&all.quota_used, QuotaField::Used),
+            (&all.quota_live, QuotaField::Live),
+            (&all.quota_limit, QuotaField::Limit),
+            (&all.quota_headroom, QuotaField::Headroom),
+        ] {
             family.reset();
             for sample in samples {
-                if let Some(value) = field(sample) {
-                    family.with_label_values(&[&sample.namespace, &sample.quota, &sample.resource]).set(value);
+                if let Some(value) = field.of(sample) {
+                    family
+                        .with_label_values(&[&sample.namespace, &sample.quota, &sample.resource])
+                        .set(value);
                 }
             }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum QuotaField {
+    Hard,
+    Used,
+    Live,
+    Limit,
+    Headroom,
+}
+
+impl QuotaField {
+    fn of(self, sample: &QuotaSample) -> Option<f64> {
+        match self {
+            Self::Hard => sample.hard,
+            Self::Used => sample.used,
+            Self::Live => sample.live,
+            Self::Limit => sample.limit,
+            Self::Headroom => sample.headroom,
         }
     }
 }
@@ -341,7 +401,10 @@ impl fmt::Debug for LeaderMetrics {
 impl LeaderMetrics {
     /// Whether this process leads a namespace.
     pub fn leading(&self, namespace: &str, leads: bool) {
-        self.families.leader.with_label_values(&[namespace]).set(f64::from(u8::from(leads)));
+        self.families
+            .leader
+            .with_label_values(&[namespace])
+            .set(f64::from(u8::from(leads)));
     }
 
     /// Replaces the series about live objects, `jetgate_objects_watched` and `jetgate_live_watch`. For a scrape alone.
@@ -351,7 +414,9 @@ impl LeaderMetrics {
         all.live_watch.reset();
         for sample in samples {
             let labels = [&sample.namespace, &sample.resource];
-            all.live_watch.with_label_values(&labels).set(f64::from(u8::from(sample.objects.is_some())));
+            all.live_watch
+                .with_label_values(&labels)
+                .set(f64::from(u8::from(sample.objects.is_some())));
             if let Some(objects) = sample.objects {
                 all.objects_watched.with_label_values(&labels).set(objects);
             }
@@ -360,165 +425,4 @@ impl LeaderMetrics {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods)] // any instant will do as the start of the test's time
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    const OWN: &str = r#"namespace="jobs",sensor_name="orders",trigger_name="create""#;
-
-    fn identity() -> SensorIdentity {
-        SensorIdentity { namespace: "jobs".into(), sensor: "orders".into(), trigger: "create".into() }
-    }
-
-    fn value(text: &str, series: &str) -> Option<f64> {
-        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(|value| value.parse().unwrap())
-    }
-
-    #[test]
-    fn blocked_is_there_from_the_start_and_one() {
-        let metrics = Metrics::new("").unwrap();
-        let sensor = metrics.sensor(identity(), ["at_limit"]);
-        let series = format!("sensor_quota_blocked{{{OWN}}}");
-        let text = metrics.render(Instant::now()).unwrap();
-        assert_eq!(value(&text, &series), Some(1.0));
-        assert_eq!(text.matches("quota_blocked{").count(), 1);
-        let seconds = format!(r#"sensor_quota_blocked_seconds_total{{namespace="jobs",reason="at_limit","#);
-        assert!(text.contains(&seconds));
-        sensor.blocked.set(false);
-        assert_eq!(value(&metrics.render(Instant::now()).unwrap(), &series), Some(0.0));
-    }
-
-    #[test]
-    fn the_prefix_copies_that_gauge_alone() {
-        let metrics = Metrics::new("argo_events_").unwrap();
-        let sensor = metrics.sensor(identity(), []);
-        sensor.blocked.set(false);
-        let text = metrics.render(Instant::now()).unwrap();
-        assert_eq!(value(&text, &format!("sensor_quota_blocked{{{OWN}}}")), Some(0.0));
-        assert_eq!(value(&text, &format!("argo_events_sensor_quota_blocked{{{OWN}}}")), Some(0.0));
-        assert_eq!(text.matches("# TYPE argo_events_").count(), 1);
-    }
-
-    #[test]
-    fn a_bad_prefix_is_named() {
-        for bad in ["1a_", "a-b", "a b", &"x".repeat(65)] {
-            let error = Metrics::new(bad).unwrap_err().to_string();
-            assert!(error.contains("METRICS_PREFIX") && error.contains(bad), "{error}");
-        }
-    }
-
-    #[test]
-    fn open_episodes_advance_at_each_scrape_and_never_fall() {
-        let metrics = Metrics::new("").unwrap();
-        let sensor = metrics.sensor(identity(), []);
-        let t0 = Instant::now();
-        metrics.on_scrape(move |now| {
-            let total = now.saturating_duration_since(t0);
-            sensor.blocked_seconds("at_limit", total);
-            sensor.time_seconds(TimeState::Blocked, "at_limit", total);
-        });
-        let series = r#"sensor_time_seconds_total{reason="at_limit",state="blocked"}"#;
-        let at = |after| metrics.render(t0 + Duration::from_millis(after)).unwrap();
-        assert_eq!(value(&at(1_500), series), Some(1.5));
-        assert_eq!(value(&at(4_000), series), Some(4.0));
-        assert_eq!(value(&at(3_000), series), Some(4.0));
-    }
-
-    #[test]
-    fn scrapes_beside_each_other_add_nothing_twice() {
-        let metrics = Arc::new(Metrics::new("").unwrap());
-        let sensor = metrics.sensor(identity(), []);
-        metrics.on_scrape(move |_| sensor.time_seconds(TimeState::Idle, "", Duration::from_secs(7)));
-        let now = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| metrics.render(now).unwrap());
-            }
-        });
-        let text = metrics.render(now).unwrap();
-        assert_eq!(value(&text, r#"sensor_time_seconds_total{reason="",state="idle"}"#), Some(7.0));
-    }
-
-    #[test]
-    fn what_is_unknown_or_gone_has_no_series() {
-        let metrics = Metrics::new("").unwrap();
-        let sensor = metrics.sensor(identity(), []);
-        let known = QuotaSample {
-            namespace: "jobs".into(),
-            quota: "compute".into(),
-            resource: "count/workflows.argoproj.io".into(),
-            hard: Some(75.0),
-            limit: Some(71.0),
-            ..QuotaSample::default()
-        };
-        sensor.quotas(std::slice::from_ref(&known));
-        sensor.grant_age.set(Some(0.25));
-        let text = metrics.render(Instant::now()).unwrap();
-        assert!(text.contains("sensor_quota_limit{") && !text.contains("sensor_quota_used{"));
-        assert_eq!(value(&text, "sensor_grant_age_seconds"), Some(0.25));
-        assert_eq!(value(&text, "sensor_pending_messages"), None);
-        sensor.quotas(&[]);
-        sensor.grant_age.set(None);
-        let text = metrics.render(Instant::now()).unwrap();
-        assert!(!text.contains("sensor_quota_limit{") && !text.contains("sensor_grant_age_seconds "));
-    }
-
-    #[test]
-    fn a_leader_says_where_it_cannot_watch() {
-        let metrics = Metrics::new("").unwrap();
-        let nothing = metrics.render(Instant::now()).unwrap();
-        assert!(!nothing.contains("jetgate_grants_total"), "no leader, no series");
-        let leader = metrics.leader();
-        leader.leading("jobs", true);
-        leader.watches(&[WatchSample { namespace: "jobs".into(), resource: "pods".into(), objects: None }]);
-        leader.watch_restarts.inc(WatchKind::Objects);
-        let text = metrics.render(Instant::now()).unwrap();
-        assert_eq!(value(&text, r#"jetgate_leader{namespace="jobs"}"#), Some(1.0));
-        assert_eq!(value(&text, r#"jetgate_live_watch{namespace="jobs",resource="pods"}"#), Some(0.0));
-        assert_eq!(value(&text, r#"jetgate_watch_restarts_total{watch="objects"}"#), Some(1.0));
-        assert_eq!(value(&text, r#"jetgate_watch_restarts_total{watch="quotas"}"#), Some(0.0));
-        assert_eq!(value(&text, "jetgate_grants_total"), Some(0.0));
-    }
-
-    #[test]
-    fn two_instances_share_nothing() {
-        let (one, two) = (Metrics::new("").unwrap(), Metrics::new("").unwrap());
-        one.sensor(identity(), []).messages.inc(Outcome::Done);
-        let sensor = two.sensor(identity(), []);
-        assert_eq!(sensor.messages.get(Outcome::Done), 0);
-    }
-
-    #[test]
-    fn every_metric_of_the_table_can_be_shown() {
-        let metrics = Metrics::new("").unwrap();
-        let sensor = metrics.sensor(identity(), ["at_limit"]);
-        let leader = metrics.leader();
-        sensor.quotas(&[QuotaSample {
-            hard: Some(1.0),
-            used: Some(1.0),
-            live: Some(1.0),
-            limit: Some(1.0),
-            headroom: Some(0.0),
-            ..QuotaSample::default()
-        }]);
-        for gauge in [
-            &sensor.grant_age,
-            &sensor.pending,
-            &sensor.ack_pending,
-            &sensor.oldest_pending_age,
-            &sensor.record_version,
-            &sensor.record_lag,
-            &sensor.record_ranges,
-        ] {
-            gauge.set(Some(1.0));
-        }
-        leader.leading("jobs", true);
-        leader.watches(&[WatchSample { namespace: "jobs".into(), resource: "pods".into(), objects: Some(3.0) }]);
-        let text = metrics.render(Instant::now()).unwrap();
-        for metric in super::super::TABLE {
-            let line = format!("# TYPE {} {}", metric.name, metric.kind.as_str());
-            assert!(text.contains(&line), "{line}");
-        }
-    }
-}
+mod tests;
