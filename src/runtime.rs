@@ -152,13 +152,7 @@ impl Tasks {
         let tracker = TaskTracker::new();
         // Closed means that waiting ends when the last task does; spawning goes on.
         tracker.close();
-        Self {
-            shared: Arc::new(Shared {
-                cancel,
-                tracker,
-                state: Mutex::new(State::default()),
-            }),
-        }
+        Self { shared: Arc::new(Shared { cancel, tracker, state: Mutex::new(State::default()) }) }
     }
 
     /// The token that says to each task that it should end.
@@ -204,10 +198,7 @@ impl Tasks {
             state.running.insert(id, (name, None));
             id
         };
-        let running = Running {
-            shared: Arc::clone(&shared),
-            id,
-        };
+        let running = Running { shared: Arc::clone(&shared), id };
         let task = shared.tracker.track_future(async move {
             let running = running;
             let end = AssertUnwindSafe(future).catch_unwind().await;
@@ -221,12 +212,7 @@ impl Tasks {
             };
             if let Some(how) = how {
                 let failure = TaskFailure { name, how };
-                tracing::error!(
-                    task = name,
-                    shutting_down = asked,
-                    error = &failure as &dyn Error,
-                    "task failed"
-                );
+                tracing::error!(task = name, shutting_down = asked, error = &failure as &dyn Error, "task failed");
                 shared.state().failures.push(failure);
                 shared.cancel.cancel();
             }
@@ -263,10 +249,7 @@ impl Tasks {
     /// Every failure since the start, and every task that was late.
     pub async fn shutdown(&self, grace: Duration) -> Result<(), Failures> {
         self.cancel();
-        if tokio::time::timeout(grace, self.shared.tracker.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(grace, self.shared.tracker.wait()).await.is_err() {
             {
                 let mut state = self.shared.state();
                 let late: Vec<_> = state.running.values().map(|(name, _)| *name).collect();
@@ -275,24 +258,13 @@ impl Tasks {
                         abort.abort();
                     }
                 }
-                state
-                    .failures
-                    .extend(late.into_iter().map(|name| TaskFailure {
-                        name,
-                        how: How::Late,
-                    }));
+                state.failures.extend(late.into_iter().map(|name| TaskFailure { name, how: How::Late }));
             }
             // One that never yields cannot be aborted, and is left to the end of the process.
-            tokio::time::timeout(ABORT_WITHIN, self.shared.tracker.wait())
-                .await
-                .ok();
+            tokio::time::timeout(ABORT_WITHIN, self.shared.tracker.wait()).await.ok();
         }
         let failures = std::mem::take(&mut self.shared.state().failures);
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(Failures(failures))
-        }
+        if failures.is_empty() { Ok(()) } else { Err(Failures(failures)) }
     }
 }
 
@@ -309,11 +281,7 @@ impl<T: Send + 'static> Crew<T> {
     /// At most `bound` at once, ended ones that were not yet taken included.
     #[must_use]
     pub fn new(name: &'static str, bound: usize) -> Self {
-        Self {
-            name,
-            bound,
-            set: JoinSet::new(),
-        }
+        Self { name, bound, set: JoinSet::new() }
     }
 
     /// How many run or wait to be taken.
@@ -447,13 +415,8 @@ where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Into<BoxError> + 'static,
 {
-    let workers = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("jetgate")
-        .build();
-    let own = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let workers = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("jetgate").build();
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let (workers, own) = match (workers, own) {
         (Ok(workers), Ok(own)) => (workers, own),
         (Err(error), _) | (_, Err(error)) => return Ending::NotStarted(error),
@@ -487,11 +450,7 @@ fn signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
     }))
 }
 
-async fn supervise(
-    tasks: &Tasks,
-    mut signals: impl Stream<Item = Signal> + Unpin,
-    grace: Duration,
-) -> Ending {
+async fn supervise(tasks: &Tasks, mut signals: impl Stream<Item = Signal> + Unpin, grace: Duration) -> Ending {
     let work = async {
         tasks.over().await;
         match tasks.shutdown(grace).await {

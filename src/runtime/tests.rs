@@ -60,10 +60,7 @@ async fn a_panic_ends_all_and_is_told() {
     });
     soon(tasks.over()).await;
     let text = tasks.shutdown(GRACE).await.unwrap_err().to_string();
-    assert!(
-        text.starts_with("task leader panicked") && text.contains("sums"),
-        "{text}"
-    );
+    assert!(text.starts_with("task leader panicked") && text.contains("sums"), "{text}");
 }
 
 #[tokio::test]
@@ -95,15 +92,8 @@ async fn one_that_is_late_is_aborted_and_named() {
     });
     tasks.spawn("polite", polite(tasks.token()));
     let failures = tasks.shutdown(Duration::from_millis(20)).await.unwrap_err();
-    assert_eq!(
-        failures.to_string(),
-        "task stuck did not end within the grace period"
-    );
-    assert_eq!(
-        gone.try_recv(),
-        Ok(()),
-        "dropped before the shutdown is over"
-    );
+    assert_eq!(failures.to_string(), "task stuck did not end within the grace period");
+    assert_eq!(gone.try_recv(), Ok(()), "dropped before the shutdown is over");
     assert!(tasks.is_empty());
 }
 
@@ -190,10 +180,7 @@ async fn the_first_signal_asks_and_the_second_aborts() {
         send.send(Signal::Interrupt).await.unwrap();
     };
     let (ending, ()) = soon(async { tokio::join!(supervised, tell) }).await;
-    assert!(
-        matches!(ending, Ending::Aborted(Signal::Interrupt)),
-        "{ending:?}"
-    );
+    assert!(matches!(ending, Ending::Aborted(Signal::Interrupt)), "{ending:?}");
 }
 
 #[tokio::test]
@@ -206,15 +193,9 @@ async fn one_signal_ends_in_order() {
     assert!(matches!(ending, Ending::Done), "{ending:?}");
 }
 
-fn futures_signals() -> (
-    tokio::sync::mpsc::Sender<Signal>,
-    impl Stream<Item = Signal> + Unpin,
-) {
+fn futures_signals() -> (tokio::sync::mpsc::Sender<Signal>, impl Stream<Item = Signal> + Unpin) {
     let (send, mut receive) = tokio::sync::mpsc::channel(2);
-    (
-        send,
-        futures::stream::poll_fn(move |cx| receive.poll_recv(cx)),
-    )
+    (send, futures::stream::poll_fn(move |cx| receive.poll_recv(cx)))
 }
 
 /// The child of the tests below: it takes real signals, and so must be a process of its own.
@@ -274,12 +255,7 @@ impl Drop for Killed {
 impl Killed {
     fn start(hangs: bool) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "runtime::tests::child",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "runtime::tests::child", "--ignored", "--nocapture"])
             .env("CHILD_HANGS", if hangs { "1" } else { "0" })
             .stdout(Stdio::piped())
             .spawn();
@@ -291,10 +267,7 @@ impl Killed {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.0.id())])
-            .status()
-            .unwrap();
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.0.id())]).status().unwrap();
         assert!(status.success());
     }
 

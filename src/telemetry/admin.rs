@@ -117,41 +117,23 @@ fn router(shown: Shown) -> Router {
 /// One request per connection: a connection that is kept would run into the end of its time in the midst of an answer.
 async fn one_request(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {
     match shown.metrics.render(crate::clock::now()) {
-        Ok(text) => (
-            [(
-                header::CONTENT_TYPE,
-                "text/plain; version=0.0.4; charset=utf-8",
-            )],
-            text,
-        )
-            .into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "metrics not rendered"
-            );
-            (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "metrics not rendered, see the log\n",
-            )
-                .into_response()
+            tracing::error!(error = &error as &dyn std::error::Error, "metrics not rendered");
+            (StatusCode::INTERNAL_SERVER_ERROR, "metrics not rendered, see the log\n").into_response()
         }
     }
 }
 
 async fn livez(State(shown): State<Shown>, RawQuery(query): RawQuery) -> Response {
     let now = crate::clock::now();
-    verdict(shown.health.is_live(now), query, || {
-        shown.health.liveness(now)
-    })
+    verdict(shown.health.is_live(now), query, || shown.health.liveness(now))
 }
 
 async fn readyz(State(shown): State<Shown>, RawQuery(query): RawQuery) -> Response {
@@ -163,31 +145,19 @@ fn verdict(good: bool, query: Option<String>, details: impl FnOnce() -> String) 
     match (good, wants(query.as_deref(), "verbose")) {
         (true, false) => "ok\n".into_response(),
         (true, true) => format!("{}ok\n", details()).into_response(),
-        (false, _) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{}failed\n", details()),
-        )
-            .into_response(),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}failed\n", details())).into_response(),
     }
 }
 
 async fn state(State(shown): State<Shown>, RawQuery(query): RawQuery) -> Response {
     let state = (shown.state)();
-    let text = if wants(query.as_deref(), "pretty") {
-        format!("{state:#}\n")
-    } else {
-        format!("{state}\n")
-    };
+    let text = if wants(query.as_deref(), "pretty") { format!("{state:#}\n") } else { format!("{state}\n") };
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// `?word`, also as `?word=...` and among others.
 fn wants(query: Option<&str>, word: &str) -> bool {
-    query.is_some_and(|query| {
-        query
-            .split('&')
-            .any(|part| part.split('=').next().is_some_and(|name| name == word))
-    })
+    query.is_some_and(|query| query.split('&').any(|part| part.split('=').next().is_some_and(|name| name == word)))
 }
 
 #[cfg(test)]

@@ -33,25 +33,19 @@ impl Health {
     /// One more thing that must have happened once before the process is ready; the handle says so.
     #[must_use]
     pub fn expects(&self, name: &'static str) -> Condition {
-        let condition = Condition {
-            name,
-            met: Arc::new(AtomicBool::new(false)),
-        };
+        let condition = Condition { name, met: Arc::new(AtomicBool::new(false)) };
         self.conditions().push(condition.clone());
         condition
     }
 
     fn conditions(&self) -> MutexGuard<'_, Vec<Condition>> {
-        self.conditions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The main loop goes round.
     pub fn beat(&self, now: Instant) {
         let since = now.saturating_duration_since(self.start).as_millis();
-        self.last_beat_ms
-            .fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_beat_ms.fetch_max(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The process is about to end: no longer ready, still alive.
@@ -63,8 +57,7 @@ impl Health {
     #[must_use]
     pub fn silent(&self, now: Instant) -> Duration {
         let last = Duration::from_millis(self.last_beat_ms.load(Ordering::Relaxed));
-        now.saturating_duration_since(self.start)
-            .saturating_sub(last)
+        now.saturating_duration_since(self.start).saturating_sub(last)
     }
 
     /// Whether the main loop still goes round.
@@ -83,12 +76,7 @@ impl Health {
         let mut text = String::new();
         line(&mut text, self.is_live(now), "main loop");
         // Writing into a String cannot fail.
-        writeln!(
-            text,
-            "last beat {:.1} s ago",
-            self.silent(now).as_secs_f64()
-        )
-        .ok();
+        writeln!(text, "last beat {:.1} s ago", self.silent(now).as_secs_f64()).ok();
         text
     }
 
@@ -97,11 +85,7 @@ impl Health {
         for condition in self.conditions().iter() {
             line(&mut text, condition.is_met(), condition.name);
         }
-        line(
-            &mut text,
-            !self.draining.load(Ordering::Relaxed),
-            "not draining",
-        );
+        line(&mut text, !self.draining.load(Ordering::Relaxed), "not draining");
         text
     }
 }
@@ -143,10 +127,7 @@ mod tests {
         let (nats, quota) = (health.expects("nats"), health.expects("quota"));
         nats.met();
         assert!(!health.is_ready());
-        assert_eq!(
-            health.readiness(),
-            "[+] nats\n[-] quota\n[+] not draining\n"
-        );
+        assert_eq!(health.readiness(), "[+] nats\n[-] quota\n[+] not draining\n");
         quota.met();
         assert!(health.is_ready());
         health.drain();
@@ -164,10 +145,7 @@ mod tests {
         assert!(health.is_live(t0 + LIVE_WITHIN * 2));
         assert!(!health.is_live(t0 + LIVE_WITHIN * 2 + ms));
         health.beat(t0);
-        assert!(
-            health.is_live(t0 + LIVE_WITHIN * 2),
-            "an older beat takes nothing back"
-        );
+        assert!(health.is_live(t0 + LIVE_WITHIN * 2), "an older beat takes nothing back");
         health.drain();
         assert!(health.is_live(t0 + LIVE_WITHIN * 2), "draining is alive");
     }

@@ -128,13 +128,7 @@ mod tests {
         for (place, value) in L::ALL.iter().enumerate() {
             assert_eq!(value.index(), place, "{value:?}");
             assert!(seen.insert(value.as_str()), "{value:?} twice");
-            assert!(
-                value
-                    .as_str()
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'_'),
-                "{value:?}"
-            );
+            assert!(value.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{value:?}");
             assert!(!value.meaning().is_empty());
         }
     }

@@ -53,10 +53,7 @@ impl BoundedListener {
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             // A machine without IPv6; if that was not the cause, IPv4 fails for the same one.
-            Err(_) => (
-                TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?,
-                None,
-            ),
+            Err(_) => (TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?, None),
         };
         Ok(Self { listener, v4, room: Arc::new(Semaphore::new(bounds.connections)), lifetime: bounds.lifetime })
     }
@@ -90,10 +87,7 @@ impl Listener for BoundedListener {
                 }
                 Err(error) => {
                     // Out of file descriptors, or the client left already: neither is the end of the server.
-                    tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "no connection accepted"
-                    );
+                    tracing::debug!(error = &error as &dyn std::error::Error, "no connection accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -123,22 +117,14 @@ impl BoundedIo {
 }
 
 impl AsyncRead for BoundedIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.over(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for BoundedIo {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.over(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -19,19 +19,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// Crates whose chatter below a warning helps nobody; name one in the filter to hear it.
-const NOISY: &[&str] = &[
-    "hyper",
-    "hyper_util",
-    "h2",
-    "rustls",
-    "tower",
-    "async_nats",
-    "kube",
-    "kube_client",
-    "axum",
-    "mio",
-    "tokio_util",
-];
+const NOISY: &[&str] =
+    &["hyper", "hyper_util", "h2", "rustls", "tower", "async_nats", "kube", "kube_client", "axum", "mio", "tokio_util"];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// `LOG_FORMAT`.
@@ -51,9 +40,7 @@ impl FromStr for Format {
         match text {
             "json" => Ok(Self::Json),
             "plain" => Ok(Self::Plain),
-            other => Err(LogError::Format {
-                value: other.into(),
-            }),
+            other => Err(LogError::Format { value: other.into() }),
         }
     }
 }
@@ -103,20 +90,13 @@ pub enum LogError {
 ///
 /// # Errors
 /// A filter that cannot be read, or a second start.
-pub fn init(
-    format: Format,
-    log_level: Option<&str>,
-    rust_log: Option<&str>,
-) -> Result<(), LogError> {
+pub fn init(format: Format, log_level: Option<&str>, rust_log: Option<&str>) -> Result<(), LogError> {
     tracing_subscriber::registry()
         .with(filter(log_level, rust_log)?)
         .with(Lines::new(format, std::io::stderr()))
         .try_init()?;
     std::panic::set_hook(Box::new(|panic| {
-        let location = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(
             location,
             thread = std::thread::current().name().unwrap_or_default(),
@@ -132,12 +112,7 @@ pub fn init(
 /// # Errors
 /// A filter that cannot be read.
 pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
-    let set = |value: Option<&str>| {
-        value
-            .map(str::trim)
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
-    };
+    let set = |value: Option<&str>| value.map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
     let (variable, value) = match (set(log_level), set(rust_log)) {
         (Some(value), _) => ("LOG_LEVEL", value),
         (None, Some(value)) => ("RUST_LOG", value),
@@ -152,11 +127,7 @@ pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilt
             base = Some(level);
         } else if variable == "LOG_LEVEL" {
             // The library would take a mistyped level for a target, and be silent about all others.
-            return Err(LogError::Level {
-                variable,
-                part: part.to_owned(),
-                value,
-            });
+            return Err(LogError::Level { variable, part: part.to_owned(), value });
         }
     }
     let mut whole = String::new();
@@ -171,13 +142,7 @@ pub fn filter(log_level: Option<&str>, rust_log: Option<&str>) -> Result<EnvFilt
         }
     }
     whole.push_str(&value);
-    EnvFilter::builder()
-        .parse(&whole)
-        .map_err(|source| LogError::Filter {
-            variable,
-            value,
-            source,
-        })
+    EnvFilter::builder().parse(&whole).map_err(|source| LogError::Filter { variable, value, source })
 }
 
 /// The levels that `LOG_LEVEL` allows, for help texts.
@@ -194,10 +159,7 @@ struct Lines<W> {
 
 impl<W> Lines<W> {
     fn new(format: Format, to: W) -> Self {
-        Self {
-            format,
-            to: Mutex::new(to),
-        }
+        Self { format, to: Mutex::new(to) }
     }
 }
 
@@ -209,12 +171,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: Write + 'static,
 {
-    fn on_new_span(
-        &self,
-        attributes: &span::Attributes<'_>,
-        id: &span::Id,
-        context: Context<'_, S>,
-    ) {
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
             let mut fields = Fields::default();
             attributes.record(&mut fields);
@@ -234,11 +191,7 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
-        for span in context
-            .event_scope(event)
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-        {
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(kept) = span.extensions().get::<SpanFields>() {
                 fields.named.extend(kept.0.clone());
             }
@@ -251,10 +204,7 @@ where
             Format::Plain => plain(&time, metadata, &fields),
         };
         line.push('\n');
-        let mut to = self
-            .to
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut to = self.to.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A log that cannot be written cannot be told of either.
         to.write_all(line.as_bytes()).ok();
     }
@@ -274,11 +224,7 @@ fn json(time: &str, metadata: &tracing::Metadata<'_>, fields: Fields) -> String 
 }
 
 fn plain(time: &str, metadata: &tracing::Metadata<'_>, fields: &Fields) -> String {
-    let mut line = format!(
-        "{time} {:>5} {}",
-        metadata.level(),
-        one_line(&fields.message)
-    );
+    let mut line = format!("{time} {:>5} {}", metadata.level(), one_line(&fields.message));
     for (name, value) in &fields.named {
         line.push(' ');
         line.push_str(name);
@@ -293,10 +239,7 @@ fn plain(time: &str, metadata: &tracing::Metadata<'_>, fields: &Fields) -> Strin
 }
 
 fn bare(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_ascii_graphic() && c != '"' && c != '=')
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && c != '"' && c != '=')
 }
 
 /// A message may quote what came from outside; it must not make up lines of its own, nor steer a terminal.
@@ -325,16 +268,13 @@ impl Fields {
         if field.name() == "message" {
             self.message = match value {
                 Value::String(text) => text,
-                Value::Null
-                | Value::Bool(_)
-                | Value::Number(_)
-                | Value::Array(_)
-                | Value::Object(_) => value.to_string(),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                    value.to_string()
+                }
             };
         } else {
             let name = field.name();
-            self.named
-                .insert(name.strip_prefix("r#").unwrap_or(name).into(), value);
+            self.named.insert(name.strip_prefix("r#").unwrap_or(name).into(), value);
         }
     }
 }

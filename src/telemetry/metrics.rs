@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use prometheus::{Encoder, Gauge, GaugeVec, Histogram, IntCounter, Opts, Registry, TextEncoder};
 
 use super::labels::{
-    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState,
-    TriggerOutcome, WatchKind, WriteResult,
+    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
+    WriteResult,
 };
 use super::series::{BlockedGauge, Counters, Gauges, MaybeGauge, NO_LABELS, raise_child};
 use super::table::Families;
@@ -59,45 +59,24 @@ impl Metrics {
     pub fn new(prefix: &str) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let families = Families::register(&registry)?;
-        let prefixed_blocked = if prefix.is_empty() {
-            None
-        } else {
-            Some(prefixed_blocked(prefix, &registry)?)
-        };
+        let prefixed_blocked = if prefix.is_empty() { None } else { Some(prefixed_blocked(prefix, &registry)?) };
         families
             .build_info
-            .with_label_values(&[
-                env!("CARGO_PKG_VERSION"),
-                option_env!("JETGATE_COMMIT").unwrap_or("unknown"),
-            ])
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("JETGATE_COMMIT").unwrap_or("unknown")])
             .set(1.0);
-        families
-            .process_start
-            .with_label_values(NO_LABELS)
-            .set(crate::clock::wall().as_duration().as_secs_f64());
-        Ok(Self {
-            registry,
-            families,
-            prefixed_blocked,
-            fills: Mutex::new(Vec::new()),
-        })
+        families.process_start.with_label_values(NO_LABELS).set(crate::clock::wall().as_duration().as_secs_f64());
+        Ok(Self { registry, families, prefixed_blocked, fills: Mutex::new(Vec::new()) })
     }
 
     /// The handles of a sensor; its series exist from here on, with the gauge at 1. `reasons` are those of the gate, whose
     /// seconds begin at 0.
-    pub fn sensor(
-        &self,
-        identity: SensorIdentity,
-        reasons: impl IntoIterator<Item = &'static str>,
-    ) -> SensorMetrics {
+    pub fn sensor(&self, identity: SensorIdentity, reasons: impl IntoIterator<Item = &'static str>) -> SensorMetrics {
         let all = &self.families;
         let own = identity.labels();
         for reason in reasons {
             let [namespace, sensor, trigger] = own;
-            all.blocked_seconds
-                .with_label_values(&[namespace, sensor, trigger, reason]);
-            all.time
-                .with_label_values(&[TimeState::Blocked.as_str(), reason]);
+            all.blocked_seconds.with_label_values(&[namespace, sensor, trigger, reason]);
+            all.time.with_label_values(&[TimeState::Blocked.as_str(), reason]);
         }
         for state in [TimeState::Working, TimeState::Idle] {
             all.time.with_label_values(&[state.as_str(), ""]);
@@ -105,9 +84,7 @@ impl Metrics {
         SensorMetrics {
             blocked: BlockedGauge::new(
                 all.blocked.with_label_values(&own),
-                self.prefixed_blocked
-                    .as_ref()
-                    .map(|family| family.with_label_values(&own)),
+                self.prefixed_blocked.as_ref().map(|family| family.with_label_values(&own)),
             ),
             credits: Gauges::new(&all.credits),
             grant_age: MaybeGauge::new(&all.grant_age),
@@ -177,20 +154,13 @@ impl Metrics {
 fn prefixed_blocked(prefix: &str, registry: &Registry) -> Result<GaugeVec, MetricsError> {
     let fits = prefix.len() <= 64
         && !prefix.starts_with(|c: char| c.is_ascii_digit())
-        && prefix
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !fits {
-        return Err(MetricsError::Prefix {
-            value: prefix.to_owned(),
-        });
+        return Err(MetricsError::Prefix { value: prefix.to_owned() });
     }
     let labels = [Label::Namespace, Label::SensorName, Label::TriggerName].map(Label::as_str);
     let family = GaugeVec::new(
-        Opts::new(
-            format!("{prefix}sensor_quota_blocked"),
-            "The same as sensor_quota_blocked, for existing alerts.",
-        ),
+        Opts::new(format!("{prefix}sensor_quota_blocked"), "The same as sensor_quota_blocked, for existing alerts."),
         &labels,
     )?;
     registry.register(Box::new(family.clone()))?;
@@ -199,9 +169,7 @@ fn prefixed_blocked(prefix: &str, registry: &Registry) -> Result<GaugeVec, Metri
 
 /// A fill that panicked has left whole numbers behind, so the lock is still good.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Whose metrics they are.
@@ -297,9 +265,7 @@ pub struct SensorMetrics {
 
 impl fmt::Debug for SensorMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SensorMetrics")
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("SensorMetrics").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 
@@ -307,11 +273,7 @@ impl SensorMetrics {
     /// Brings the blocked time of a reason to its total. For a scrape alone.
     pub fn blocked_seconds(&self, reason: &'static str, total: Duration) {
         let [namespace, sensor, trigger] = self.identity.labels();
-        raise_child(
-            &self.families.blocked_seconds,
-            &[namespace, sensor, trigger, reason],
-            total,
-        );
+        raise_child(&self.families.blocked_seconds, &[namespace, sensor, trigger, reason], total);
     }
 
     /// Brings the time spent in a state to its total; `reason` is empty unless blocked. For a scrape alone.
@@ -333,9 +295,7 @@ impl SensorMetrics {
             family.reset();
             for sample in samples {
                 if let Some(value) = field.of(sample) {
-                    family
-                        .with_label_values(&[&sample.namespace, &sample.quota, &sample.resource])
-                        .set(value);
+                    family.with_label_values(&[&sample.namespace, &sample.quota, &sample.resource]).set(value);
                 }
             }
         }
@@ -401,10 +361,7 @@ impl fmt::Debug for LeaderMetrics {
 impl LeaderMetrics {
     /// Whether this process leads a namespace.
     pub fn leading(&self, namespace: &str, leads: bool) {
-        self.families
-            .leader
-            .with_label_values(&[namespace])
-            .set(f64::from(u8::from(leads)));
+        self.families.leader.with_label_values(&[namespace]).set(f64::from(u8::from(leads)));
     }
 
     /// Replaces the series about live objects, `jetgate_objects_watched` and `jetgate_live_watch`. For a scrape alone.
@@ -414,9 +371,7 @@ impl LeaderMetrics {
         all.live_watch.reset();
         for sample in samples {
             let labels = [&sample.namespace, &sample.resource];
-            all.live_watch
-                .with_label_values(&labels)
-                .set(f64::from(u8::from(sample.objects.is_some())));
+            all.live_watch.with_label_values(&labels).set(f64::from(u8::from(sample.objects.is_some())));
             if let Some(objects) = sample.objects {
                 all.objects_watched.with_label_values(&labels).set(objects);
             }

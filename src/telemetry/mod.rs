@@ -16,12 +16,10 @@ mod table;
 
 pub use health::{Condition, Health, LIVE_WITHIN};
 pub use labels::{
-    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState,
-    TriggerOutcome, WatchKind, WriteResult,
+    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
+    WriteResult,
 };
-pub use metrics::{
-    LeaderMetrics, Metrics, MetricsError, QuotaSample, SensorIdentity, SensorMetrics, WatchSample,
-};
+pub use metrics::{LeaderMetrics, Metrics, MetricsError, QuotaSample, SensorIdentity, SensorMetrics, WatchSample};
 pub use repeats::Repeats;
 pub use series::{BlockedGauge, Counters, Gauges, MaybeGauge};
 pub use table::{Kind, Label, LabelSpec, Metric, TABLE, Unit, markdown};

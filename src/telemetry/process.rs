@@ -7,9 +7,7 @@ pub(super) fn resident_bytes() -> Option<f64> {
 }
 
 fn parse_resident(status: &str) -> Option<f64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u32 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(f64::from(kilobytes) * 1024.0)
 }

@@ -91,11 +91,7 @@ mod tests {
         assert_eq!(repeats.allow(2, t0 + secs(1)), Some(0));
         assert_eq!(repeats.allow(3, t0 + secs(2)), Some(0));
         assert_eq!(repeats.keys.len(), 2);
-        assert_eq!(
-            repeats.allow(2, t0 + secs(3)),
-            None,
-            "the oldest went, not this one"
-        );
+        assert_eq!(repeats.allow(2, t0 + secs(3)), None, "the oldest went, not this one");
         assert_eq!(repeats.allow(1, t0 + secs(3)), Some(0));
     }
 }

@@ -1,12 +1,10 @@
 //! The one table of all metrics. Registration, the docs and the checks of the alerts are made from it.
 
-use prometheus::{
-    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry,
-};
+use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use super::labels::{
-    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState,
-    TriggerOutcome, WatchKind, WriteResult,
+    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
+    WriteResult,
 };
 
 /// The type of a metric.
@@ -379,31 +377,14 @@ mod tests {
                 "{name}: _total stands on counters alone"
             );
             let stem = name.strip_suffix("_total").unwrap_or(name);
-            assert_eq!(
-                stem.ends_with("_seconds"),
-                metric.unit == Unit::Seconds,
-                "{name}: seconds"
-            );
-            assert_eq!(
-                stem.ends_with("_bytes"),
-                metric.unit == Unit::Bytes,
-                "{name}: bytes"
-            );
-            assert_eq!(
-                stem.ends_with("_info"),
-                metric.unit == Unit::Info,
-                "{name}: info"
-            );
-            for unit in [
-                "milli", "micro", "nano", "minute", "hour", "percent", "_ms", "kilo", "mega",
-            ] {
+            assert_eq!(stem.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}: seconds");
+            assert_eq!(stem.ends_with("_bytes"), metric.unit == Unit::Bytes, "{name}: bytes");
+            assert_eq!(stem.ends_with("_info"), metric.unit == Unit::Info, "{name}: info");
+            for unit in ["milli", "micro", "nano", "minute", "hour", "percent", "_ms", "kilo", "mega"] {
                 assert!(!name.contains(unit), "{name}: {unit} is no base unit");
             }
             for reserved in ["_count", "_sum", "_bucket"] {
-                assert!(
-                    !name.ends_with(reserved),
-                    "{name}: {reserved} is the histograms' own"
-                );
+                assert!(!name.ends_with(reserved), "{name}: {reserved} is the histograms' own");
             }
             assert!(metric.help.ends_with('.'), "{name}: help is a sentence");
         }
@@ -418,12 +399,7 @@ mod tests {
             used.extend(labels);
             for spec in metric.labels {
                 if spec.label.meaning() == "see the values" {
-                    assert!(
-                        !(spec.values)().is_empty(),
-                        "{} {:?}",
-                        metric.name,
-                        spec.label
-                    );
+                    assert!(!(spec.values)().is_empty(), "{} {:?}", metric.name, spec.label);
                 }
             }
         }
@@ -433,12 +409,7 @@ mod tests {
     #[test]
     fn buckets_stand_on_histograms_alone_and_grow() {
         for metric in TABLE {
-            assert_eq!(
-                !metric.buckets.is_empty(),
-                metric.kind == Kind::Histogram,
-                "{}",
-                metric.name
-            );
+            assert_eq!(!metric.buckets.is_empty(), metric.kind == Kind::Histogram, "{}", metric.name);
             assert!(metric.buckets.is_sorted_by(|a, b| a < b), "{}", metric.name);
         }
     }
@@ -449,10 +420,7 @@ mod tests {
         let families = Families::register(&registry).unwrap();
         families.inflight.with_label_values(&[] as &[&str]).set(1.0);
         assert_eq!(registry.gather().len(), 1);
-        assert!(
-            Families::register(&registry).is_err(),
-            "the same name twice is refused"
-        );
+        assert!(Families::register(&registry).is_err(), "the same name twice is refused");
     }
 
     #[test]

@@ -22,24 +22,16 @@ struct Token {
 
 /// All files below a folder.
 pub(crate) fn read_tree(root: &Path, folder: &str) -> Vec<Source> {
-    let mut entries: Vec<_> = fs::read_dir(root.join(folder))
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry"))
-        .collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(root.join(folder)).expect("a folder").map(|entry| entry.expect("an entry")).collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut sources = Vec::new();
     for entry in entries {
-        let path = format!(
-            "{folder}/{}",
-            entry.file_name().to_str().expect("a plain name")
-        );
+        let path = format!("{folder}/{}", entry.file_name().to_str().expect("a plain name"));
         if entry.file_type().expect("a type").is_dir() {
             sources.extend(read_tree(root, &path));
         } else if path.ends_with(".rs") {
-            sources.push(Source::new(
-                &path,
-                &fs::read_to_string(entry.path()).expect("a text"),
-            ));
+            sources.push(Source::new(&path, &fs::read_to_string(entry.path()).expect("a text")));
         }
     }
     sources
@@ -59,11 +51,7 @@ impl Source {
             path: path.to_owned(),
             module,
             lines: text.lines().count(),
-            tokens: if test {
-                Vec::new()
-            } else {
-                without_tests(tokens(text))
-            },
+            tokens: if test { Vec::new() } else { without_tests(tokens(text)) },
         }
     }
 
@@ -129,12 +117,7 @@ impl Source {
     }
 
     /// One tree of a `use`; returns where it ends.
-    fn tree(
-        &self,
-        mut at: usize,
-        prefix: &[String],
-        found: &mut Vec<(usize, Vec<String>)>,
-    ) -> usize {
+    fn tree(&self, mut at: usize, prefix: &[String], found: &mut Vec<(usize, Vec<String>)>) -> usize {
         if self.is_colons(at) {
             at += 2;
         }
@@ -202,11 +185,7 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let mut kept = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        let marked = tokens[at..]
-            .iter()
-            .take(MARK.len())
-            .map(|token| token.text.as_str())
-            .eq(MARK);
+        let marked = tokens[at..].iter().take(MARK.len()).map(|token| token.text.as_str()).eq(MARK);
         if marked {
             at = end_of_item(&tokens, at + MARK.len());
         } else {
@@ -249,10 +228,7 @@ fn tokens(text: &str) -> Vec<Token> {
         let c = chars[at];
         let next = chars.get(at + 1).copied().unwrap_or(' ');
         let end = if c == '/' && next == '/' {
-            chars[at..]
-                .iter()
-                .position(|c| *c == '\n')
-                .map_or(chars.len(), |length| at + length)
+            chars[at..].iter().position(|c| *c == '\n').map_or(chars.len(), |length| at + length)
         } else if c == '/' && next == '*' {
             end_of_comment(&chars, at)
         } else if c == '"' {
@@ -260,16 +236,11 @@ fn tokens(text: &str) -> Vec<Token> {
         } else if c == '\'' {
             end_of_quote(&chars, at)
         } else if c.is_alphanumeric() || c == '_' {
-            let length = chars[at..]
-                .iter()
-                .take_while(|c| c.is_alphanumeric() || **c == '_')
-                .count();
+            let length = chars[at..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').count();
             let word: String = chars[at..at + length].iter().collect();
             let after = chars.get(at + length).copied().unwrap_or(' ');
             match (word.as_str(), after) {
-                ("r" | "br" | "cr", '"' | '#') => {
-                    end_of_raw(&chars, at + length).unwrap_or(at + length)
-                }
+                ("r" | "br" | "cr", '"' | '#') => end_of_raw(&chars, at + length).unwrap_or(at + length),
                 // The quote itself is next.
                 ("b" | "c", '"' | '\'') => at + length,
                 _ => {
@@ -279,10 +250,7 @@ fn tokens(text: &str) -> Vec<Token> {
             }
         } else {
             if !c.is_whitespace() {
-                found.push(Token {
-                    line,
-                    text: c.to_string(),
-                });
+                found.push(Token { line, text: c.to_string() });
             }
             at + 1
         };
@@ -331,10 +299,7 @@ fn end_of_quote(chars: &[char], at: usize) -> usize {
     if chars.get(at + 2) == Some(&'\'') {
         return at + 3;
     }
-    let name = chars[at + 1..]
-        .iter()
-        .take_while(|c| c.is_alphanumeric() || **c == '_')
-        .count();
+    let name = chars[at + 1..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').count();
     at + 1 + name
 }
 
@@ -346,14 +311,7 @@ fn end_of_raw(chars: &[char], at: usize) -> Option<usize> {
     }
     let mut end = at + hashes + 1;
     while end < chars.len() {
-        if chars[end] == '"'
-            && chars[end + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
-        {
+        if chars[end] == '"' && chars[end + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes {
             return Some(end + 1 + hashes);
         }
         end += 1;

@@ -17,11 +17,7 @@ struct Server {
 
 async fn start(bounds: Bounds) -> Server {
     let metrics = Arc::new(Metrics::new("").unwrap());
-    let identity = SensorIdentity {
-        namespace: "jobs".into(),
-        sensor: "orders".into(),
-        trigger: "create".into(),
-    };
+    let identity = SensorIdentity { namespace: "jobs".into(), sensor: "orders".into(), trigger: "create".into() };
     metrics.sensor(identity, []);
     let health = Health::new(Instant::now());
     let conditions = ["nats", "quota"].map(|name| health.expects(name));
@@ -29,32 +25,19 @@ async fn start(bounds: Bounds) -> Server {
     let port = admin.address().port();
     assert_ne!(port, 0);
     let stop = CancellationToken::new();
-    let shown = Shown {
-        metrics,
-        health,
-        state: Arc::new(|| serde_json::json!({"gate": "blocked"})),
-    };
+    let shown = Shown { metrics, health, state: Arc::new(|| serde_json::json!({"gate": "blocked"})) };
     let task = tokio::spawn(admin.serve(shown, stop.clone()));
-    Server {
-        port,
-        conditions,
-        stop,
-        task,
-    }
+    Server { port, conditions, stop, task }
 }
 
 async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future)
-        .await
-        .expect("in time")
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
 }
 
 async fn ask(address: (impl Into<std::net::IpAddr>, u16), path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = soon(async {
-        let mut stream = TcpStream::connect((address.0.into(), address.1))
-            .await
-            .unwrap();
+        let mut stream = TcpStream::connect((address.0.into(), address.1)).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -95,17 +78,8 @@ async fn shows_metrics_health_and_state() {
     assert_eq!(server.get("/readyz").await, (200, "ok\n".into()));
     let (status, text) = server.get("/readyz?verbose").await;
     assert_eq!((status, text.contains("[+] quota\n")), (200, true));
-    assert_eq!(
-        server.get("/debug/state").await,
-        (200, "{\"gate\":\"blocked\"}\n".into())
-    );
-    assert!(
-        server
-            .get("/debug/state?pretty")
-            .await
-            .1
-            .contains("\n  \"gate\"")
-    );
+    assert_eq!(server.get("/debug/state").await, (200, "{\"gate\":\"blocked\"}\n".into()));
+    assert!(server.get("/debug/state?pretty").await.1.contains("\n  \"gate\""));
     let (status, text) = server.get("/").await;
     assert_eq!(status, 404);
     for path in ["/metrics", "/livez", "/readyz", "/healthz", "/debug/state"] {
@@ -129,27 +103,17 @@ async fn answers_on_both_families() {
 async fn a_port_in_use_is_named_with_its_variable() {
     let server = start(Bounds::default()).await;
     let error = Admin::bind(server.port).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("METRICS_PORT={}", server.port))
-    );
+    assert!(error.to_string().contains(&format!("METRICS_PORT={}", server.port)));
     assert!(std::error::Error::source(&error).is_some());
     server.end().await;
 }
 
 #[tokio::test]
 async fn clients_that_say_nothing_keep_nobody_out() {
-    let server = start(Bounds {
-        connections: 2,
-        lifetime: Duration::from_millis(200),
-    })
-    .await;
+    let server = start(Bounds { connections: 2, lifetime: Duration::from_millis(200) }).await;
     let mut silent = Vec::new();
     for _ in 0..4 {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))
-            .await
-            .unwrap();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).await.unwrap();
         stream.write_all(b"GET /livez HT").await.unwrap();
         silent.push(stream);
     }
@@ -165,14 +129,8 @@ async fn clients_that_say_nothing_keep_nobody_out() {
 
 #[tokio::test]
 async fn stopping_waits_for_no_silent_client() {
-    let server = start(Bounds {
-        connections: 8,
-        lifetime: Duration::from_millis(200),
-    })
-    .await;
-    let _silent = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port))
-        .await
-        .unwrap();
+    let server = start(Bounds { connections: 8, lifetime: Duration::from_millis(200) }).await;
+    let _silent = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).await.unwrap();
     assert_eq!(server.get("/livez").await.0, 200);
     server.end().await;
 }

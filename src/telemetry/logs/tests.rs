@@ -16,23 +16,14 @@ impl Write for Sink {
 }
 
 /// The lines that `body` logs.
-fn logged(
-    format: Format,
-    log_level: Option<&str>,
-    rust_log: Option<&str>,
-    body: impl FnOnce(),
-) -> Vec<String> {
+fn logged(format: Format, log_level: Option<&str>, rust_log: Option<&str>, body: impl FnOnce()) -> Vec<String> {
     let sink = Sink::default();
     let subscriber = tracing_subscriber::registry()
         .with(filter(log_level, rust_log).unwrap())
         .with(Lines::new(format, sink.clone()));
     tracing::dispatcher::with_default(&Dispatch::new(subscriber), body);
     let bytes = sink.0.lock().unwrap().clone();
-    String::from_utf8(bytes)
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,29 +57,18 @@ fn json_is_flat_and_on_one_line() {
     assert_eq!(line["level_"], "x");
     assert_eq!(line["error"], "outer: inner");
     let time = line["time"].as_str().unwrap();
-    assert!(
-        time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(),
-        "{time}"
-    );
+    assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
     assert_eq!(time.len(), "2026-01-01T00:00:00.000000Z".len());
 }
 
 #[test]
 fn plain_is_on_one_line_and_quotes_what_needs_it() {
     let lines = logged(Format::Plain, None, None, || {
-        tracing::warn!(
-            reason = "at_limit",
-            text = "a b\nc",
-            n = 3,
-            "gate \u{1b}[31m\nforged line"
-        );
+        tracing::warn!(reason = "at_limit", text = "a b\nc", n = 3, "gate \u{1b}[31m\nforged line");
     });
     assert_eq!(lines.len(), 1);
     let rest = lines[0].split_once(' ').unwrap().1;
-    assert_eq!(
-        rest,
-        " WARN gate \\u{1b}[31m\\nforged line reason=at_limit text=\"a b\\nc\" n=3"
-    );
+    assert_eq!(rest, " WARN gate \\u{1b}[31m\\nforged line reason=at_limit text=\"a b\\nc\" n=3");
 }
 
 fn heard(log_level: Option<&str>, rust_log: Option<&str>) -> Vec<String> {
@@ -99,57 +79,30 @@ fn heard(log_level: Option<&str>, rust_log: Option<&str>) -> Vec<String> {
         tracing::warn!(target: "async_nats", "nats warn");
     })
     .iter()
-    .map(|line| {
-        line.split_whitespace()
-            .skip(2)
-            .collect::<Vec<_>>()
-            .join(" ")
-    })
+    .map(|line| line.split_whitespace().skip(2).collect::<Vec<_>>().join(" "))
     .collect()
 }
 
 #[test]
 fn levels_follow_the_settings() {
     assert_eq!(heard(None, None), ["own info", "nats warn"]);
-    assert_eq!(
-        heard(Some("debug"), None),
-        ["own debug", "own info", "nats warn"]
-    );
+    assert_eq!(heard(Some("debug"), None), ["own debug", "own info", "nats warn"]);
     assert_eq!(heard(Some("error"), None), [] as [&str; 0]);
     assert_eq!(heard(None, Some("warn")), ["nats warn"]);
-    assert_eq!(
-        heard(Some("info"), Some("off")),
-        ["own info", "nats warn"],
-        "the flag wins"
-    );
-    assert_eq!(
-        heard(Some("info,hyper=info"), None),
-        ["own info", "hyper info", "nats warn"]
-    );
-    assert_eq!(
-        heard(Some("hyper=info"), None),
-        ["own info", "hyper info", "nats warn"]
-    );
+    assert_eq!(heard(Some("info"), Some("off")), ["own info", "nats warn"], "the flag wins");
+    assert_eq!(heard(Some("info,hyper=info"), None), ["own info", "hyper info", "nats warn"]);
+    assert_eq!(heard(Some("hyper=info"), None), ["own info", "hyper info", "nats warn"]);
     assert_eq!(heard(Some(" "), Some("hyper=info")), ["hyper info"]);
 }
 
 #[test]
 fn bad_settings_are_named() {
     let error = filter(Some("inof"), None).unwrap_err().to_string();
-    assert!(
-        error.contains("LOG_LEVEL=\"inof\"") && error.contains("trace"),
-        "{error}"
-    );
+    assert!(error.contains("LOG_LEVEL=\"inof\"") && error.contains("trace"), "{error}");
     let error = filter(None, Some("jetgate=loud")).unwrap_err();
-    assert!(
-        error.to_string().contains("RUST_LOG=\"jetgate=loud\""),
-        "{error}"
-    );
+    assert!(error.to_string().contains("RUST_LOG=\"jetgate=loud\""), "{error}");
     assert!(std::error::Error::source(&error).is_some());
     let error = "xml".parse::<Format>().unwrap_err().to_string();
-    assert!(
-        error.contains("LOG_FORMAT=\"xml\"") && error.contains("plain"),
-        "{error}"
-    );
+    assert!(error.contains("LOG_FORMAT=\"xml\"") && error.contains("plain"), "{error}");
     assert_eq!("plain".parse::<Format>().unwrap(), Format::Plain);
 }

@@ -6,17 +6,11 @@ use std::sync::Arc;
 const OWN: &str = r#"namespace="jobs",sensor_name="orders",trigger_name="create""#;
 
 fn identity() -> SensorIdentity {
-    SensorIdentity {
-        namespace: "jobs".into(),
-        sensor: "orders".into(),
-        trigger: "create".into(),
-    }
+    SensorIdentity { namespace: "jobs".into(), sensor: "orders".into(), trigger: "create".into() }
 }
 
 fn value(text: &str, series: &str) -> Option<f64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
-        .map(|value| value.parse().unwrap())
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')).map(|value| value.parse().unwrap())
 }
 
 #[test]
@@ -30,10 +24,7 @@ fn blocked_is_there_from_the_start_and_one() {
     let seconds = r#"sensor_quota_blocked_seconds_total{namespace="jobs",reason="at_limit","#;
     assert!(text.contains(seconds));
     sensor.blocked.set(false);
-    assert_eq!(
-        value(&metrics.render(Instant::now()).unwrap(), &series),
-        Some(0.0)
-    );
+    assert_eq!(value(&metrics.render(Instant::now()).unwrap(), &series), Some(0.0));
 }
 
 #[test]
@@ -42,14 +33,8 @@ fn the_prefix_copies_that_gauge_alone() {
     let sensor = metrics.sensor(identity(), []);
     sensor.blocked.set(false);
     let text = metrics.render(Instant::now()).unwrap();
-    assert_eq!(
-        value(&text, &format!("sensor_quota_blocked{{{OWN}}}")),
-        Some(0.0)
-    );
-    assert_eq!(
-        value(&text, &format!("argo_events_sensor_quota_blocked{{{OWN}}}")),
-        Some(0.0)
-    );
+    assert_eq!(value(&text, &format!("sensor_quota_blocked{{{OWN}}}")), Some(0.0));
+    assert_eq!(value(&text, &format!("argo_events_sensor_quota_blocked{{{OWN}}}")), Some(0.0));
     assert_eq!(text.matches("# TYPE argo_events_").count(), 1);
 }
 
@@ -57,10 +42,7 @@ fn the_prefix_copies_that_gauge_alone() {
 fn a_bad_prefix_is_named() {
     for bad in ["1a_", "a-b", "a b", &"x".repeat(65)] {
         let error = Metrics::new(bad).unwrap_err().to_string();
-        assert!(
-            error.contains("METRICS_PREFIX") && error.contains(bad),
-            "{error}"
-        );
+        assert!(error.contains("METRICS_PREFIX") && error.contains(bad), "{error}");
     }
 }
 
@@ -93,13 +75,7 @@ fn scrapes_beside_each_other_add_nothing_twice() {
         }
     });
     let text = metrics.render(now).unwrap();
-    assert_eq!(
-        value(
-            &text,
-            r#"sensor_time_seconds_total{reason="",state="idle"}"#
-        ),
-        Some(7.0)
-    );
+    assert_eq!(value(&text, r#"sensor_time_seconds_total{reason="",state="idle"}"#), Some(7.0));
 }
 
 #[test]
@@ -130,38 +106,16 @@ fn what_is_unknown_or_gone_has_no_series() {
 fn a_leader_says_where_it_cannot_watch() {
     let metrics = Metrics::new("").unwrap();
     let nothing = metrics.render(Instant::now()).unwrap();
-    assert!(
-        !nothing.contains("jetgate_grants_total"),
-        "no leader, no series"
-    );
+    assert!(!nothing.contains("jetgate_grants_total"), "no leader, no series");
     let leader = metrics.leader();
     leader.leading("jobs", true);
-    leader.watches(&[WatchSample {
-        namespace: "jobs".into(),
-        resource: "pods".into(),
-        objects: None,
-    }]);
+    leader.watches(&[WatchSample { namespace: "jobs".into(), resource: "pods".into(), objects: None }]);
     leader.watch_restarts.inc(WatchKind::Objects);
     let text = metrics.render(Instant::now()).unwrap();
-    assert_eq!(
-        value(&text, r#"jetgate_leader{namespace="jobs"}"#),
-        Some(1.0)
-    );
-    assert_eq!(
-        value(
-            &text,
-            r#"jetgate_live_watch{namespace="jobs",resource="pods"}"#
-        ),
-        Some(0.0)
-    );
-    assert_eq!(
-        value(&text, r#"jetgate_watch_restarts_total{watch="objects"}"#),
-        Some(1.0)
-    );
-    assert_eq!(
-        value(&text, r#"jetgate_watch_restarts_total{watch="quotas"}"#),
-        Some(0.0)
-    );
+    assert_eq!(value(&text, r#"jetgate_leader{namespace="jobs"}"#), Some(1.0));
+    assert_eq!(value(&text, r#"jetgate_live_watch{namespace="jobs",resource="pods"}"#), Some(0.0));
+    assert_eq!(value(&text, r#"jetgate_watch_restarts_total{watch="objects"}"#), Some(1.0));
+    assert_eq!(value(&text, r#"jetgate_watch_restarts_total{watch="quotas"}"#), Some(0.0));
     assert_eq!(value(&text, "jetgate_grants_total"), Some(0.0));
 }
 
@@ -198,11 +152,7 @@ fn every_metric_of_the_table_can_be_shown() {
         gauge.set(Some(1.0));
     }
     leader.leading("jobs", true);
-    leader.watches(&[WatchSample {
-        namespace: "jobs".into(),
-        resource: "pods".into(),
-        objects: Some(3.0),
-    }]);
+    leader.watches(&[WatchSample { namespace: "jobs".into(), resource: "pods".into(), objects: Some(3.0) }]);
     let text = metrics.render(Instant::now()).unwrap();
     for metric in super::super::TABLE {
         let line = format!("# TYPE {} {}", metric.name, metric.kind.as_str());
