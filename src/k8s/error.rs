@@ -6,7 +6,7 @@ use kube::core::response::{StatusCause, StatusDetails};
 use thiserror::Error;
 
 use super::quota::QuotaFault;
-use super::standin::{ApiStatus, Cause};
+use crate::message::{ApiStatus, Cause};
 
 /// An error of the client below us: kube's, an I/O error, a timer's.
 pub(super) type Source = Box<dyn std::error::Error + Send + Sync>;

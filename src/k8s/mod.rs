@@ -14,7 +14,6 @@ mod lease;
 mod quota;
 mod read;
 mod sight;
-mod standin;
 mod watch;
 
 pub use client::{Cluster, ClusterOptions, ConnectError};

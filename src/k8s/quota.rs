@@ -13,7 +13,7 @@ use super::{
     sight::Metadata,
     watch::{Change, Watch},
 };
-use super::standin::{QuotaError, QuotaView};
+use crate::gate::{QuotaError, QuotaView};
 
 /// A ResourceQuota that is there and cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

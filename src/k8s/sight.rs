@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::error::DecodeError;
-use super::standin::{CREDIT_ANNOTATION, MESSAGE_ANNOTATION};
+use crate::message::{CREDIT_ANNOTATION, MESSAGE_ANNOTATION};
 
 /// An object as the ledger and the record see it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
