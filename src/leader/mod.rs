@@ -22,6 +22,7 @@ use crate::k8s::{Cluster, Kind};
 use crate::ledger::LedgerOptions;
 use crate::telemetry::LeaderMetrics;
 use crate::wire::{Grant, Report};
+use candidate::{Place, Vote};
 use session::{End, Session};
 use stores::{Lost, Stores};
 
@@ -133,17 +134,15 @@ impl Leader {
     /// Stands for the Lease and leads whenever it is held, until `shutdown`; then writes what is owed and gives the
     /// Lease up, so that a successor has it at once.
     pub async fn run(&self, mut reports: mpsc::Receiver<Report>, shutdown: CancellationToken) {
-        let (won, mut leading) = watch::channel(None);
+        let (vote, mut leading) = watch::channel(Vote::default());
         // The candidate outlives the sessions: the Lease is given up only when the books are written.
         let resign = CancellationToken::new();
-        let candidate = candidate::stand(
-            self.cluster.clone(),
-            self.settings.namespace.clone(),
-            self.settings.lease.clone(),
-            self.settings.identity.clone(),
-            won,
-            resign.clone(),
-        );
+        let place = Place {
+            cluster: self.cluster.clone(),
+            namespace: self.settings.namespace.clone(),
+            name: self.settings.lease.clone(),
+        };
+        let candidate = candidate::stand(place, self.settings.identity.clone(), vote, resign.clone());
         let sessions = async {
             self.sessions(&mut reports, &mut leading, &shutdown).await;
             resign.cancel();
@@ -155,13 +154,15 @@ impl Leader {
     async fn sessions(
         &self,
         reports: &mut mpsc::Receiver<Report>,
-        leading: &mut watch::Receiver<Option<u64>>,
+        leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) {
         while !shutdown.is_cancelled() {
-            let epoch = *leading.borrow_and_update();
-            let Some(epoch) = epoch else {
-                self.follow(Some(format!("the Lease {} of namespace {}", self.settings.lease, self.settings.namespace)));
+            let vote = leading.borrow_and_update().clone();
+            let Some(epoch) = vote.epoch else {
+                let holder = vote.holder.map_or_else(String::new, |holder| format!(", held by {holder}"));
+                let (lease, namespace) = (&self.settings.lease, &self.settings.namespace);
+                self.follow(Some(format!("the Lease {lease} of namespace {namespace}{holder}")));
                 tokio::select! {
                     changed = leading.changed() => if changed.is_err() { return },
                     // Nobody is there to answer: the lane sees that no grant comes.
@@ -189,7 +190,7 @@ impl Leader {
         &self,
         epoch: u64,
         reports: &mut mpsc::Receiver<Report>,
-        leading: &mut watch::Receiver<Option<u64>>,
+        leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) -> End {
         self.follow(Some("NATS and its buckets".to_owned()));

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::candidate::Vote;
 use super::projection::Projection;
 use super::stores::{BooksStore, Lost, RecordStore, SignalStore};
 use super::watches::{self, Seen};
@@ -121,7 +122,7 @@ impl<'a> Session<'a> {
     pub(super) async fn run(
         mut self,
         reports: &mut mpsc::Receiver<Report>,
-        leading: &mut watch::Receiver<Option<u64>>,
+        leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) -> End {
         let settings = &self.leader.settings;
@@ -160,7 +161,7 @@ impl<'a> Session<'a> {
                 Some(seen) = seen.recv() => self.seen(seen),
                 Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
                 changed = leading.changed() => {
-                    if changed.is_err() || leading.borrow_and_update().is_none() {
+                    if changed.is_err() || leading.borrow_and_update().epoch.is_none() {
                         return End::LeaseLost;
                     }
                 }
