@@ -1,1 +1,33 @@
-//! A real control plane, nats-server, fault proxy and referee for tests, demo and benchmarks.
+//! A real control plane, nats-server, fault proxies and a referee for tests, demo and benchmarks.
+//!
+//! The crate knows nothing of jetgate: what it starts, breaks and counts are etcd, kube-apiserver,
+//! kube-controller-manager and nats-server, and the objects and messages in them.
+//!
+//! Everything it starts ends with the process that started it, however that ends (`process`), and what runs inside it
+//! (proxies, referees, finishers) runs on a runtime of its own, so that one control plane serves many tests.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a harness reads the clock and runs its own tasks; nothing here is part of the product"
+)]
+
+pub mod audit;
+pub mod binaries;
+pub mod certs;
+pub mod control_plane;
+mod error;
+pub mod finisher;
+mod http_client;
+pub mod http_proxy;
+pub mod nats;
+mod ports;
+pub mod process;
+pub mod proxy;
+pub mod referee;
+mod tasks;
+pub mod wait;
+mod watchdog;
+mod workdir;
+
+pub use control_plane::{ApiServer, ControlPlane, ControlPlaneOptions, Login, Resource};
+pub use error::{Error, Result};
+pub use process::Process;

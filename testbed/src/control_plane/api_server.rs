@@ -1,0 +1,105 @@
+//! One kube-apiserver.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use http::Request;
+
+use super::{ControlPlaneOptions, ISSUER, Secrets, access, client_from};
+use crate::error::Result;
+use crate::ports::Port;
+use crate::process::{Process, Spec};
+use crate::workdir::Workdir;
+
+/// One API server; ended when dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    process: Process,
+    port: Port,
+}
+
+/// The name of the audit log of the n-th server.
+pub(super) fn audit_log(number: usize) -> String {
+    format!("audit-{number}.log")
+}
+
+impl ApiServer {
+    pub(super) async fn start(
+        programs: &Path,
+        work: &Workdir,
+        etcd: SocketAddr,
+        secrets: &Secrets,
+        options: &ControlPlaneOptions,
+        number: usize,
+    ) -> Result<Self> {
+        let port = Port::reserve()?;
+        let folder = work.path().display();
+        let mut arguments = vec![
+            format!("--etcd-servers=http://{etcd}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", port.number()),
+            "--advertise-address=127.0.0.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            "--authorization-mode=RBAC".to_owned(),
+            format!("--tls-cert-file={folder}/serving.crt"),
+            format!("--tls-private-key-file={folder}/serving.key"),
+            format!("--client-ca-file={folder}/ca.crt"),
+            format!("--requestheader-client-ca-file={folder}/ca.crt"),
+            "--requestheader-allowed-names=front-proxy".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            format!("--service-account-issuer={ISSUER}"),
+            format!("--service-account-key-file={folder}/sa.pub"),
+            format!("--service-account-signing-key-file={folder}/sa.key"),
+            format!("--audit-policy-file={folder}/audit.yaml"),
+            format!("--audit-log-path={folder}/{}", audit_log(number)),
+        ];
+        arguments.extend(options.apiserver_flags.iter().cloned());
+        let kubeconfig = access::kubeconfig_json(
+            &format!("https://{}", port.address()),
+            &secrets.authority.base64(),
+            &access::certificate_user(&secrets.admin),
+        );
+        let config = access::config_from(kubeconfig).await?;
+        let name = match number {
+            0 => "kube-apiserver".to_owned(),
+            more => format!("kube-apiserver-{more}"),
+        };
+        let log = work.path().join(format!("{name}.log"));
+        let spec = Spec::new(name, programs.join("kube-apiserver"), arguments, log)
+            .ready(move || probe(config.clone(), "/readyz"));
+        Ok(Self {
+            process: Process::start(spec).await?,
+            port,
+        })
+    }
+
+    /// The process, to be stopped, killed and restarted.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// `127.0.0.1:port`, for a proxy.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// `https://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address())
+    }
+}
+
+/// Asks a health endpoint behind TLS.
+pub(super) async fn probe(mut config: kube::Config, path: &'static str) -> Result<(), String> {
+    config.connect_timeout = Some(Duration::from_secs(2));
+    config.read_timeout = Some(Duration::from_secs(2));
+    let client = client_from(config).map_err(|error| error.to_string())?;
+    let request = Request::get(path)
+        .body(Vec::new())
+        .map_err(|error| error.to_string())?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{path}: {error}")),
+    }
+}

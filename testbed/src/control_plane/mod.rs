@@ -1,0 +1,325 @@
+//! etcd, kube-apiserver and kube-controller-manager with RBAC, audit log and a quota controller that replenishes.
+
+mod access;
+mod api_server;
+mod definitions;
+mod objects;
+mod options;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+pub use access::{Login, ServiceAccount};
+pub use api_server::ApiServer;
+pub use definitions::{Resource, definition};
+pub use options::{ControlPlaneOptions, ControllerManager};
+
+pub(crate) use access::client_from;
+
+use crate::audit::Audit;
+use crate::binaries::{self, Group};
+use crate::certs::{Authority, Certificate, ISSUER, TokenKey};
+use crate::error::{Error, Result};
+use crate::http_client;
+use crate::ports::Port;
+use crate::process::{Process, Spec};
+use crate::tasks;
+use crate::workdir::Workdir;
+
+static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+
+const AUDIT_POLICY: &str = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","omitStages":["RequestReceived"],"rules":[{"level":"Metadata"}]}"#;
+
+#[derive(Debug)]
+struct Secrets {
+    authority: Authority,
+    admin: Certificate,
+    tokens: TokenKey,
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // Dropped in this order: whoever asks before whoever answers, the folder last.
+    controller_manager: Option<Process>,
+    apiserver: ApiServer,
+    etcd: Process,
+    programs: PathBuf,
+    options: ControlPlaneOptions,
+    secrets: Secrets,
+    files: AtomicUsize,
+    servers: AtomicUsize,
+    work: Workdir,
+    ports: Ports,
+}
+
+#[derive(Debug)]
+struct Ports {
+    etcd: Port,
+    peer: Port,
+    controller_manager: Port,
+}
+
+impl ControlPlane {
+    /// The control plane of this process (of one test binary), started by whoever asks first with default options. Use
+    /// it through namespaces of your own and never break it; it ends with the process.
+    pub async fn shared() -> Result<&'static Self> {
+        SHARED
+            .get_or_try_init(|| async {
+                // On our own runtime: the test that happens to be first may be cancelled.
+                tasks::spawn(Self::start(ControlPlaneOptions::default()))
+                    .await
+                    .map_err(Error::doing("start the shared control plane"))?
+            })
+            .await
+    }
+
+    /// Starts one of its own and waits until every part is ready.
+    pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Box::pin(Self::start_once(options.clone())).await {
+                Err(Error::Died { log, .. })
+                    if tries < 4 && log.contains("address already in use") => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn start_once(options: ControlPlaneOptions) -> Result<Self> {
+        let programs = binaries::folder(Group::Kube).await?;
+        let work = Workdir::new("kube")?;
+        let secrets = Secrets::new(&work)?;
+        let ports = Ports {
+            etcd: Port::reserve()?,
+            peer: Port::reserve()?,
+            controller_manager: Port::reserve()?,
+        };
+        let etcd = Process::start(etcd(&programs, &work, &ports, options.fsync)).await?;
+        let apiserver = ApiServer::start(
+            &programs,
+            &work,
+            ports.etcd.address(),
+            &secrets,
+            &options,
+            0,
+        )
+        .await?;
+        let mut plane = Self {
+            controller_manager: None,
+            apiserver,
+            etcd,
+            programs,
+            options,
+            secrets,
+            files: AtomicUsize::new(0),
+            servers: AtomicUsize::new(1),
+            work,
+            ports,
+        };
+        // Before the controller manager: what it does not see when it starts it looks for only every 30 s.
+        let mut definitions = definitions::standard();
+        definitions.extend(plane.options.definitions.iter().cloned());
+        plane.define(&definitions).await?;
+        if plane.options.controller_manager != ControllerManager::Absent {
+            plane.controller_manager = Some(plane.start_controller_manager().await?);
+        }
+        Ok(plane)
+    }
+
+    /// A second API server on the same etcd; it ends when it is dropped.
+    pub async fn second_apiserver(&self) -> Result<ApiServer> {
+        let number = self.servers.fetch_add(1, Ordering::Relaxed);
+        ApiServer::start(
+            &self.programs,
+            &self.work,
+            self.ports.etcd.address(),
+            &self.secrets,
+            &self.options,
+            number,
+        )
+        .await
+    }
+
+    /// The first API server.
+    pub fn apiserver(&self) -> &ApiServer {
+        &self.apiserver
+    }
+
+    /// etcd.
+    pub fn etcd(&self) -> &Process {
+        &self.etcd
+    }
+
+    /// The controller manager; an error where the options left it out.
+    pub fn controller_manager(&self) -> Result<&Process> {
+        self.controller_manager.as_ref().ok_or_else(|| {
+            Error::Binaries(
+                "this control plane was started without a controller manager".to_owned(),
+            )
+        })
+    }
+
+    /// `https://127.0.0.1:port` of the first API server.
+    pub fn url(&self) -> String {
+        self.apiserver.url()
+    }
+
+    /// Its authority, which also signs what a proxy shows.
+    pub fn authority(&self) -> &Authority {
+        &self.secrets.authority
+    }
+
+    /// What the API servers logged so far, all of them, in order of time.
+    pub fn audit(&self) -> Result<Audit> {
+        let mut logs = Vec::new();
+        for number in 0..self.servers.load(Ordering::Relaxed) {
+            logs.push(self.work.path().join(api_server::audit_log(number)));
+        }
+        Audit::read(&logs)
+    }
+
+    /// Throws away etcd's history up to now: with a restarted API server, older resource versions are then gone
+    /// (410). Without the restart its watch cache still serves them.
+    pub async fn compact_etcd(&self) -> Result<u64> {
+        let limit = Duration::from_secs(10);
+        let call = async |path: &str, body: Value| -> Result<Value> {
+            let (status, answer) = http_client::call(
+                Method::POST,
+                self.ports.etcd.address(),
+                path,
+                Bytes::from(body.to_string()),
+                limit,
+            )
+            .await?;
+            if !status.is_success() {
+                let text = String::from_utf8_lossy(&answer).into_owned();
+                return Err(Error::doing::<String>(format!("etcd {path} ({status})"))(
+                    text,
+                ));
+            }
+            serde_json::from_slice(&answer).map_err(Error::doing(format!("etcd {path}")))
+        };
+        let status = call("/v3/maintenance/status", json!({})).await?;
+        let revision = status
+            .pointer("/header/revision")
+            .and_then(Value::as_str)
+            .and_then(|text| text.parse::<u64>().ok())
+            .ok_or_else(|| Error::doing::<String>("etcd's status")(status.to_string()))?;
+        call(
+            "/v3/kv/compaction",
+            json!({"revision": revision.to_string(), "physical": true}),
+        )
+        .await?;
+        Ok(revision)
+    }
+
+    fn token_key(&self) -> &TokenKey {
+        &self.secrets.tokens
+    }
+
+    fn admin(&self) -> &Certificate {
+        &self.secrets.admin
+    }
+
+    fn write_numbered(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        self.work.write(&format!("{name}-{number}"), content)
+    }
+
+    async fn start_controller_manager(&self) -> Result<Process> {
+        let user = self
+            .secrets
+            .authority
+            .client("system:kube-controller-manager", None)?;
+        let kubeconfig = self.write_numbered(
+            "kubeconfig-controller-manager",
+            &access::kubeconfig_json(
+                &self.url(),
+                &self.secrets.authority.base64(),
+                &access::certificate_user(&user),
+            )
+            .to_string(),
+        )?;
+        let kubeconfig = kubeconfig.display();
+        let folder = self.work.path().display();
+        let port = &self.ports.controller_manager;
+        let mut arguments = vec![
+            format!("--kubeconfig={kubeconfig}"),
+            format!("--authentication-kubeconfig={kubeconfig}"),
+            format!("--authorization-kubeconfig={kubeconfig}"),
+            "--leader-elect=false".to_owned(),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", port.number()),
+            format!("--tls-cert-file={folder}/serving.crt"),
+            format!("--tls-private-key-file={folder}/serving.key"),
+            "--use-service-account-credentials=true".to_owned(),
+            format!("--service-account-private-key-file={folder}/sa.key"),
+            format!("--root-ca-file={folder}/ca.crt"),
+        ];
+        arguments.extend(self.options.controller_manager_arguments());
+        let config = self
+            .config_at(&Login::Admin, &format!("https://{}", port.address()))
+            .await?;
+        let spec = Spec::new(
+            "kube-controller-manager",
+            self.programs.join("kube-controller-manager"),
+            arguments,
+            self.work.path().join("kube-controller-manager.log"),
+        )
+        .ready(move || api_server::probe(config.clone(), "/healthz"));
+        Process::start(spec).await
+    }
+}
+
+impl Secrets {
+    fn new(work: &Workdir) -> Result<Self> {
+        let authority = Authority::new("testbed")?;
+        let serving = authority.serving_loopback()?;
+        let tokens = TokenKey::new()?;
+        work.write("ca.crt", authority.pem())?;
+        work.write("serving.crt", serving.certificate)?;
+        work.write("serving.key", serving.key)?;
+        work.write("sa.key", tokens.private_pem())?;
+        work.write("sa.pub", tokens.public_pem())?;
+        work.write("audit.yaml", AUDIT_POLICY)?;
+        Ok(Self {
+            admin: authority.client("testbed-admin", Some("system:masters"))?,
+            authority,
+            tokens,
+        })
+    }
+}
+
+fn etcd(programs: &std::path::Path, work: &Workdir, ports: &Ports, fsync: bool) -> Spec {
+    let client = format!("http://{}", ports.etcd.address());
+    let peer = format!("http://{}", ports.peer.address());
+    let mut arguments = vec![
+        format!("--data-dir={}", work.path().join("etcd").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+        "--log-level=warn".to_owned(),
+    ];
+    if !fsync {
+        arguments.push("--unsafe-no-fsync".to_owned());
+    }
+    let address: SocketAddr = ports.etcd.address();
+    Spec::new(
+        "etcd",
+        programs.join("etcd"),
+        arguments,
+        work.path().join("etcd.log"),
+    )
+    .ready(move || async move { http_client::probe(address, "/health").await })
+}
