@@ -10,7 +10,7 @@ use crate::k8s::{CallError, Cluster, LeaseClaim, LeaseView, LeaseWrite};
 use crate::ledger::election::{Action, Claim, Election, Event, Lease, LeaseTimes, Lost};
 
 /// Where the Lease is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Place {
     pub(super) cluster: Cluster,
     pub(super) namespace: String,

@@ -19,11 +19,10 @@ use super::watches::{self, Seen};
 use super::{Leader, LeaderView, RecordView};
 use crate::clock;
 use crate::gate::{Counted, QuotaView};
-use crate::jetstream::{ConsumerFacts, consumer_facts};
-use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, Sight};
+use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
+use crate::k8s::{CallError, Cluster, DiscoverError, Kind, ObjectEvent, Sight};
 use crate::ledger::{Action, Ledger, LiveState, SeenObject};
-use crate::message::Record;
-use crate::telemetry::{BooksResult, Watch as WatchLabel};
+use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
 
 /// Watch events that wait for the ledger: bounded, because a watch that cannot deliver simply reads slower.
@@ -48,11 +47,11 @@ pub(super) enum End {
 
 /// What a call that was started has come to.
 enum Done {
-    Books(Result<(), Lost>),
+    Books(Result<u64, Lost>),
     Quotas { result: Result<Vec<QuotaView>, CallError>, began: Instant },
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
-    Facts(Option<ConsumerFacts>),
+    Facts(Option<(StreamFacts, ConsumerFacts)>),
     Signals,
 }
 
@@ -125,7 +124,8 @@ impl<'a> Session<'a> {
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) -> End {
-        let settings = &self.leader.settings;
+        let leader = self.leader;
+        let settings = &leader.settings;
         let (to, mut seen) = mpsc::channel(EVENTS);
         // Dropped with the session: a watch lives no longer than the leadership that it serves.
         let mut eyes = JoinSet::new();
@@ -134,7 +134,7 @@ impl<'a> Session<'a> {
             eyes.spawn(watches::quotas(cluster.clone(), settings.namespace.clone(), to.clone()));
         }
         if let Some((_, kind)) = &settings.own.created {
-            let resume = self.projection.record().resume_version();
+            let resume = Some(self.projection.record().version()).filter(|version| *version > 0);
             let namespace = settings.namespace.clone();
             eyes.spawn(watches::objects(cluster, kind.clone(), namespace, resume, to.clone()));
         }
@@ -144,6 +144,7 @@ impl<'a> Session<'a> {
         let mut facts = tokio::time::interval(FACTS_EVERY);
         facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping: Option<Instant> = None;
+        let grants = self.grants.clone();
         loop {
             self.act();
             self.show();
@@ -165,7 +166,7 @@ impl<'a> Session<'a> {
                         return End::LeaseLost;
                     }
                 }
-                permit = self.grants.reserve(), if self.waiting_grant.is_some() => {
+                permit = grants.reserve(), if self.waiting_grant.is_some() => {
                     if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
                         permit.send(grant);
                     }
@@ -274,8 +275,10 @@ impl<'a> Session<'a> {
         let connection = self.leader.connection.clone();
         let own = self.leader.settings.own.clone();
         self.calls.push(Box::pin(async move {
-            // A floor that cannot be read now is read a second later.
-            Done::Facts(consumer_facts(&connection, &own.stream, &own.sensor).await.ok())
+            // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
+            let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
+            let stream = stream_facts(&connection, &own.stream).await.ok();
+            Done::Facts(stream.zip(consumer))
         }));
     }
 
@@ -283,7 +286,7 @@ impl<'a> Session<'a> {
         let now = clock::now();
         match done {
             Done::Books(result) => {
-                let label = if result.is_ok() { BooksResult::Written } else { BooksResult::Conflict };
+                let label = if result.is_ok() { WriteResult::Stored } else { WriteResult::Conflict };
                 self.leader.metrics.books_writes.inc(label);
                 self.books.written(result)?;
                 self.ledger.books_written(now);
@@ -307,9 +310,19 @@ impl<'a> Session<'a> {
             }
             Done::Facts(facts) => {
                 self.facts_reading = false;
-                if let Some(facts) = facts {
-                    self.projection.raise_floor(facts.ack_floor_stream_sequence, now);
-                    self.last_facts = Some(facts);
+                if let Some((stream, consumer)) = facts {
+                    if stream.created_ns != self.projection.record().stream_created_ns() {
+                        return Err(Lost::Overtaken { what: "stream (it was created anew)" });
+                    }
+                    let floor = consumer.ack_floor_stream_sequence;
+                    if self.projection.facts(stream.last_sequence, floor, now) {
+                        tracing::warn!(
+                            stream = self.leader.settings.own.stream,
+                            last_sequence = stream.last_sequence,
+                            "the stream has lost its end: the record begins again"
+                        );
+                    }
+                    self.last_facts = Some(consumer);
                 }
             }
             Done::Signals => self.signal_writing = false,
@@ -358,7 +371,6 @@ impl<'a> Session<'a> {
         if gap {
             let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
             self.projection.mark_gap(upto, now);
-            self.leader.metrics.record_gaps.inc();
             tracing::warn!(
                 kind = %counted,
                 "record gap: the API server forgot what happened since the last watch (410 Gone); objects that came \
@@ -366,7 +378,7 @@ impl<'a> Session<'a> {
             );
         }
         // A watch that resumes behind this list moves the version itself.
-        if gap || self.projection.record().resume_version().is_none() {
+        if gap || self.projection.record().version() == 0 {
             self.projection.advance(version, now);
         }
         let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
@@ -412,7 +424,7 @@ impl<'a> Session<'a> {
     }
 
     fn trouble(&mut self, watch: &'static str, error: &CallError) {
-        let label = if watch == "quotas" { WatchLabel::Quotas } else { WatchLabel::Objects };
+        let label = if watch == "quotas" { WatchKind::Quotas } else { WatchKind::Objects };
         self.leader.metrics.watch_restarts.inc(label);
         if !self.trouble_since.contains_key(watch) {
             self.trouble_since.insert(watch, clock::now());
@@ -451,7 +463,7 @@ impl<'a> Session<'a> {
             record: Some(RecordView {
                 version: record.version(),
                 floor: record.floor(),
-                ranges: record.range_count() as u64,
+                ranges: record.ranges() as u64,
                 gaps: record.gaps(),
                 watched: !self.forbidden_said,
             }),
@@ -467,7 +479,7 @@ fn seen_object(sight: &Sight) -> SeenObject {
 
 async fn list_quotas(cluster: &Cluster, namespace: &str) -> Result<Vec<QuotaView>, CallError> {
     let (views, _) = cluster.list_quotas(namespace).await?;
-    Ok(views)
+    Ok(watches::readable(views))
 }
 
 async fn list_objects(
@@ -478,10 +490,15 @@ async fn list_objects(
 ) -> Result<Vec<Sight>, CallError> {
     let kind = match known {
         Some((known, kind)) if known == *counted => kind,
-        Some(_) | None => cluster.discover_plural(&counted.plural, &counted.group).await?,
+        Some(_) | None => cluster.discover_plural(&counted.plural, &counted.group).await.map_err(unlisted)?,
     };
     let (objects, _) = cluster.list(&kind, namespace).await?;
     Ok(objects)
+}
+
+/// A kind that cannot be found cannot be listed now; it is asked for again.
+fn unlisted(error: DiscoverError) -> CallError {
+    CallError::Connection(Box::new(error))
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -491,7 +508,3 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// A record for a stream that was never seen.
-pub(super) fn fresh_record(stream_created_ns: i64) -> Record {
-    Record::new(stream_created_ns)
-}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::jetstream::{Bucket, BucketError, BucketOptions, Connection, PutError};
 use crate::message::Record;
-use crate::wire::{Books, Signal, VERSION};
+use crate::wire::{Books, Signal};
 
 use super::LeaderSettings;
 
@@ -42,7 +42,7 @@ pub(crate) fn bucket_name(base: &str, instance: &str) -> String {
 
 async fn open(connection: &Connection, base: &str, instance: &str) -> Result<Bucket, Lost> {
     let bucket = bucket_name(base, instance);
-    Bucket::open(connection, &bucket, BucketOptions { create: true, ..BucketOptions::default() })
+    Bucket::open(connection.clone(), &bucket, BucketOptions { create: true, replicas: 1 })
         .await
         .map_err(|source| Lost::Bucket { bucket, source })
 }
@@ -205,7 +205,7 @@ async fn read(bucket: &Bucket, key: &str) -> Result<Option<(bytes::Bytes, u64)>,
     loop {
         match bucket.get(key).await {
             Ok(value) => return Ok(value),
-            Err(error) if error.is_retryable() => {}
+            Err(error) if error.is_passing() => {}
             Err(source) => return Err(Lost::Bucket { bucket: bucket.name().to_owned(), source }),
         }
         tokio::time::sleep(pause).await;
@@ -224,7 +224,7 @@ async fn put(
 ) -> Result<u64, Lost> {
     let value = bytes::Bytes::from(value);
     let mut pause = PAUSE;
-    let mut unanswered = false;
+    let (mut unanswered, mut said) = (false, false);
     loop {
         match bucket.put(key, value.clone(), expected).await {
             Ok(revision) => return Ok(revision),
@@ -235,11 +235,16 @@ async fn put(
                 };
             }
             Err(PutError::Conflict { .. }) => return Err(Lost::Overtaken { what }),
-            Err(_) => unanswered = true,
+            Err(PutError::Unknown { .. } | PutError::Read(_)) => unanswered = true,
+            // A full disk, a missing right: said once, and tried on, because grants wait and nothing is lost.
+            Err(error @ (PutError::Refused { .. } | PutError::Key { .. })) => {
+                if !said {
+                    said = true;
+                    tracing::error!(bucket = bucket.name(), key, error = &error as &dyn std::error::Error, "the {what} cannot be written");
+                }
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
-
-const _: () = assert!(VERSION == 1, "a new version of the books needs a reader of its neighbour");

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::gate::QuotaView;
-use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, Sight};
+use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, QuotaFault, Sight};
 use crate::ledger::QuotaUpdate;
 
 /// How long one watch call lives. The API server sends a bookmark before its end, so this bounds both how long a
@@ -84,7 +84,7 @@ async fn watch_quotas(
                 continue;
             }
         };
-        tell(to, Seen::Quotas { views: readable(views, to).await?, began }).await?;
+        tell(to, Seen::Quotas { views: readable(views), began }).await?;
         'resume: loop {
             let mut watch = match cluster.watch_quotas(namespace, from, WATCH_TIMEOUT).await {
                 Ok(watch) => watch,
@@ -100,17 +100,18 @@ async fn watch_quotas(
                     Some(Ok(event)) => {
                         pause = Pause::new();
                         match event {
-                            QuotaEvent::Applied(view) => {
+                            QuotaEvent::Applied(Ok(view)) => {
                                 from = from.max(view.resource_version);
                                 tell(to, Seen::Quota(QuotaUpdate::Applied(view))).await?;
                             }
-                            QuotaEvent::Deleted { name, resource_version } => {
+                            // What cannot be read counts as missing, which blocks who names it.
+                            QuotaEvent::Applied(Err(fault)) => {
+                                say_fault(&fault);
+                                tell(to, Seen::Quota(QuotaUpdate::Deleted(fault.name))).await?;
+                            }
+                            QuotaEvent::Deleted { name, uid: _, resource_version } => {
                                 from = from.max(resource_version);
                                 tell(to, Seen::Quota(QuotaUpdate::Deleted(name))).await?;
-                            }
-                            QuotaEvent::Faulty(fault) => {
-                                from = from.max(fault.resource_version);
-                                tell(to, Seen::Quota(QuotaUpdate::Deleted(fault.quota.clone()))).await?;
                             }
                             QuotaEvent::Bookmark(version) => {
                                 from = from.max(version);
@@ -132,6 +133,15 @@ async fn watch_quotas(
             }
         }
     }
+}
+
+/// The quotas that can be read; the others are said and count as missing, which blocks who names them.
+pub(super) fn readable(views: Vec<Result<QuotaView, QuotaFault>>) -> Vec<QuotaView> {
+    views.into_iter().filter_map(|view| view.inspect_err(say_fault).ok()).collect()
+}
+
+fn say_fault(fault: &QuotaFault) {
+    tracing::error!(quota = fault.name, error = fault as &dyn std::error::Error, "a ResourceQuota cannot be read");
 }
 
 /// Watches the objects of a kind until the receiver is gone: on from `resume`, where a record stands there, so that

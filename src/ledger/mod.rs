@@ -6,7 +6,7 @@
 mod account;
 mod count;
 mod distribute;
-//pub mod election;
+pub mod election;
 mod holder;
 mod live;
 #[path = "ledger.rs"]
