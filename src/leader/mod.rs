@@ -24,6 +24,7 @@ use crate::telemetry::LeaderMetrics;
 use crate::wire::{Grant, Report};
 use candidate::{Place, Vote};
 use session::{End, Session};
+pub(crate) use stores::{bucket_name, record_key};
 use stores::{Lost, Stores};
 
 /// The pause before leadership is tried again after another leader showed itself in the stores.

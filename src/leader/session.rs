@@ -149,7 +149,7 @@ impl<'a> Session<'a> {
             self.act();
             self.show();
             let now = clock::now();
-            if stopping.is_some_and(|until| now >= until || self.is_clean()) {
+            if stopping.is_some_and(|until| now >= until || (self.is_clean() && reports.is_empty())) {
                 return End::Shutdown;
             }
             let wake = self.wake_at(now).into_iter().chain(stopping).min();

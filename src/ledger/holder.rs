@@ -205,6 +205,12 @@ impl Holder {
         self.dirty = true;
     }
 
+    /// Whether it ends.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// Whether nothing is left that the leader would have to hear of.
     #[must_use]
     pub fn is_settled(&self) -> bool {

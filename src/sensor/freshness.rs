@@ -1,0 +1,78 @@
+//! Which messages were surely never handed out before. Pure.
+//!
+//! The server's own count of deliveries is enough, as long as the server remembers. One that was killed forgets up to
+//! 100 ms of what it handed out and of what was acknowledged; a new leader of a clustered consumer may, too. Then only
+//! what was stored later is fresh.
+
+use std::time::Instant;
+
+/// What may have been handed out and forgotten.
+#[derive(Debug, Clone)]
+pub(super) struct Freshness {
+    /// Up to this sequence a first delivery proves nothing; none while the stream's end is not known.
+    upto: Option<u64>,
+    not_before: Option<Instant>,
+}
+
+impl Freshness {
+    /// The consumer was made just now, and never before: nothing was ever handed out.
+    pub(super) const fn of_new_consumer() -> Self {
+        Self { upto: Some(0), not_before: None }
+    }
+
+    /// A consumer that was there: everything up to the stream's end counts as handed out. A lookup proves something
+    /// from `not_before` on.
+    pub(super) const fn unknown(not_before: Option<Instant>) -> Self {
+        Self { upto: None, not_before }
+    }
+
+    /// The server may have forgotten what it handed out.
+    pub(super) fn forgotten(&mut self, not_before: Option<Instant>) {
+        self.upto = None;
+        self.not_before = self.not_before.max(not_before);
+    }
+
+    /// Whether the stream's end is to be read, to know from where on messages are fresh again.
+    pub(super) const fn wants_stream_end(&self) -> bool {
+        self.upto.is_none()
+    }
+
+    /// The stream's last sequence, read after the server may have forgotten.
+    pub(super) fn stream_ends_at(&mut self, last_sequence: u64) {
+        self.upto = Some(last_sequence);
+    }
+
+    /// Whether a message was never handed out before.
+    pub(super) fn is_fresh(&self, sequence: u64, delivered: u64) -> bool {
+        delivered <= 1 && self.upto.is_some_and(|upto| sequence > upto)
+    }
+
+    /// Before this no lookup proves anything.
+    pub(super) const fn not_before(&self) -> Option<Instant> {
+        self.not_before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use std::time::Duration;
+
+    #[test]
+    fn after_a_forgetful_reconnect_only_later_messages_are_fresh() {
+        let t0 = clock::now();
+        let mut freshness = Freshness::of_new_consumer();
+        assert!(freshness.is_fresh(1, 1));
+        assert!(!freshness.is_fresh(1, 2), "delivered before");
+        freshness.forgotten(Some(t0 + Duration::from_secs(10)));
+        assert!(!freshness.is_fresh(500, 1), "the stream's end is not known yet");
+        assert!(freshness.wants_stream_end());
+        freshness.stream_ends_at(100);
+        assert!(!freshness.is_fresh(100, 1));
+        assert!(freshness.is_fresh(101, 1));
+        assert_eq!(freshness.not_before(), Some(t0 + Duration::from_secs(10)));
+        freshness.forgotten(Some(t0 + Duration::from_secs(5)));
+        assert_eq!(freshness.not_before(), Some(t0 + Duration::from_secs(10)), "never earlier");
+    }
+}

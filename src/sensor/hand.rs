@@ -1,0 +1,456 @@
+//! One message in hand: does what its machine orders and tells it what came of it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::shared::{Alert, Shared};
+use super::trigger::{Created, Trigger};
+use crate::clock;
+use crate::jetstream::{Ack, AckError, CallErrorKind, Delivery, publish};
+use crate::message::{
+    Action, Answer, Block, Confirmed, CreditId, DeadLetter, DeadReason, Event, Facts, Handed, Machine, MessageId,
+    Noted, Outcome, keeps_header,
+};
+use crate::telemetry::{AckResult, RefusalClass, TriggerOutcome};
+
+/// How long a dead letter may take to be stored.
+const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a machine that waits for the record looks at the facts, should no notice come.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What a message tells its lane.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The number has its object.
+    Made(CreditId),
+    /// The number has none and never will.
+    Returned(CreditId),
+    /// The gate has a reason to close.
+    Block(CreditId, Block),
+}
+
+/// How a message ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) sequence: u64,
+    pub(super) credit: CreditId,
+    pub(super) outcome: Outcome,
+}
+
+type Call = Pin<Box<dyn Future<Output = Event> + Send>>;
+
+/// A delivered message and what belongs to it.
+pub(super) struct Hand {
+    shared: Arc<Shared>,
+    delivery: Arc<Delivery>,
+    id: MessageId,
+    credit: CreditId,
+    machine: Machine,
+    object: Option<Arc<Value>>,
+    /// A place among the creates under way; only for effects that the API server makes.
+    place: Option<OwnedSemaphorePermit>,
+    refusal_contradicted: bool,
+    news: mpsc::Sender<News>,
+}
+
+impl Hand {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        delivery: Delivery,
+        credit: CreditId,
+        handed: Handed,
+        news: mpsc::Sender<News>,
+    ) -> Self {
+        let id = shared.message_id(delivery.sequence, delivery.store_time_ns);
+        let machine = Machine::new(id.clone(), credit.clone(), shared.terms, handed, clock::now());
+        Self {
+            shared,
+            delivery: Arc::new(delivery),
+            id,
+            credit,
+            machine,
+            object: None,
+            place: None,
+            refusal_contradicted: false,
+            news,
+        }
+    }
+
+    /// Sees the message to its end.
+    pub(super) async fn run(mut self) -> Ended {
+        let mut alerts = self.shared.alerts.subscribe();
+        let mut record = self.shared.record.clone();
+        let mut events = VecDeque::new();
+        let mut place = Some(self.arrive());
+        let mut call: Option<Call> = None;
+        let mut progress: Option<Call> = None;
+        // What was true before the message came concerns it, too.
+        self.alerted(&alerts.borrow_and_update().clone(), &mut events);
+        loop {
+            while let Some(event) = events.pop_front() {
+                if let Event::Refused(Answer::QuotaExceeded(refusal)) = &event {
+                    self.refusal_contradicted = self.shared.contradicts(refusal);
+                }
+                let actions = self.machine.step(event, &self.facts(), clock::now());
+                for action in actions {
+                    match self.order(action).await {
+                        Ordered::Nothing => {}
+                        Ordered::Call(ordered) => call = Some(ordered),
+                        Ordered::Progress(ordered) => progress = Some(ordered),
+                        Ordered::End(outcome) => {
+                            return Ended { sequence: self.delivery.sequence, credit: self.credit, outcome };
+                        }
+                    }
+                }
+            }
+            let waits = call.is_none() && place.is_none();
+            tokio::select! {
+                biased;
+                event = done(&mut call), if call.is_some() => {
+                    call = None;
+                    if !self.machine.number_is_open() || matches!(event, Event::NoAnswer | Event::Refused(_)) {
+                        self.place = None;
+                    }
+                    events.push_back(event);
+                }
+                got = done(&mut place), if place.is_some() => {
+                    place = None;
+                    self.place = got;
+                    events.push_back(Event::Start);
+                }
+                event = done(&mut progress), if progress.is_some() => {
+                    progress = None;
+                    events.push_back(event);
+                }
+                changed = alerts.changed() => {
+                    if changed.is_ok() {
+                        self.alerted(&alerts.borrow_and_update().clone(), &mut events);
+                    }
+                }
+                changed = record.changed(), if waits => {
+                    if changed.is_ok() {
+                        record.borrow_and_update();
+                        events.push_back(Event::Tick);
+                    }
+                }
+                () = until(self.machine.deadline(), waits) => events.push_back(Event::Tick),
+            }
+        }
+    }
+
+    /// An effect that the API server makes waits for its place among the creates; the message is in hand meanwhile.
+    fn arrive(&self) -> Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>> {
+        match &self.shared.trigger {
+            Trigger::Kubernetes(_) => {
+                let limiter = self.shared.limiter.clone();
+                Box::pin(async move { limiter.acquire().await })
+            }
+            Trigger::Log { silent: _ } => Box::pin(std::future::ready(None)),
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let record = self.shared.record_facts(self.delivery.sequence, self.delivery.store_time_ns);
+        let state = self.shared.connection.state();
+        let state = state.borrow();
+        Facts {
+            record: record.says,
+            record_version: record.version,
+            in_doubt: record.in_doubt,
+            lease_until: self.shared.lease_until(&self.credit.holder),
+            connected: state.up,
+            connection: state.epoch,
+            forgetful: state.forgetful_epoch,
+            contradicted: self.refusal_contradicted,
+        }
+    }
+
+    fn alerted(&self, alert: &Alert, events: &mut VecDeque<Event>) {
+        if alert.connection != (self.delivery.epoch, true) {
+            events.push_back(Event::ConnectionLost);
+        }
+        if alert.dead_holder.as_ref() == Some(&self.credit.holder) {
+            events.push_back(Event::HolderDead);
+        }
+        if alert.shutdown {
+            events.push_back(Event::Shutdown);
+        }
+    }
+
+    async fn tell(&self, news: News) {
+        // The lane outlives its messages; if it is gone, so is the process.
+        if self.news.send(news).await.is_err() {
+            tracing::debug!("the lane is gone");
+        }
+    }
+
+    async fn order(&mut self, action: Action) -> Ordered {
+        match action {
+            Action::Lookup => return Ordered::Call(self.look_up()),
+            Action::ReadVersion => return Ordered::Call(self.read_version()),
+            Action::Render => {
+                let event = self.render();
+                return Ordered::Call(Box::pin(std::future::ready(event)));
+            }
+            Action::Create { send_by } => return Ordered::Call(self.create(send_by)),
+            Action::PublishDead { reason, text } => return Ordered::Call(self.publish_dead(reason, &text)),
+            Action::Ack => return Ordered::Call(self.settle(Settle::Ack)),
+            Action::Term(reason) => return Ordered::Call(self.settle(Settle::Term(reason))),
+            Action::Nak(delay) => return Ordered::Call(self.settle(Settle::Nak(delay))),
+            Action::Progress => return Ordered::Progress(self.settle(Settle::Progress)),
+            Action::Made(_) => self.tell(News::Made(self.credit.clone())).await,
+            Action::Return(_) => self.tell(News::Returned(self.credit.clone())).await,
+            Action::Block(block) => self.tell(News::Block(self.credit.clone(), block)).await,
+            Action::Count(Noted::RefusalRetried | Noted::ConflictRetried) => self.shared.metrics.quota_retries.inc(),
+            Action::Count(Noted::PossibleDuplicate) => {
+                self.shared.metrics.possible_duplicates.inc();
+                tracing::warn!(
+                    sequence = self.delivery.sequence,
+                    object = self.object_name(),
+                    "creating in doubt: an earlier object of this message may have come and gone unseen"
+                );
+            }
+            Action::Finish(outcome) => return Ordered::End(outcome),
+        }
+        Ordered::Nothing
+    }
+
+    fn object_name(&self) -> String {
+        match &self.shared.trigger {
+            Trigger::Kubernetes(trigger) => self.id.object_name(&trigger.prefix),
+            Trigger::Log { silent: _ } => String::new(),
+        }
+    }
+
+    fn look_up(&self) -> Call {
+        let (shared, id) = (Arc::clone(&self.shared), self.id.clone());
+        Box::pin(async move {
+            match &shared.trigger {
+                Trigger::Kubernetes(trigger) => Event::Looked(trigger.look_up(&id).await),
+                Trigger::Log { silent: _ } => Event::Looked(crate::message::Looked::Absent),
+            }
+        })
+    }
+
+    fn read_version(&self) -> Call {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            match &shared.trigger {
+                Trigger::Kubernetes(trigger) => Event::Version(trigger.version().await),
+                Trigger::Log { silent: _ } => Event::Version(None),
+            }
+        })
+    }
+
+    fn render(&mut self) -> Event {
+        match &self.shared.trigger {
+            Trigger::Kubernetes(trigger) => match trigger.render(&self.delivery, &self.id, &self.credit) {
+                Ok(object) => {
+                    self.object = Some(Arc::new(object));
+                    Event::Rendered(Ok(()))
+                }
+                Err(dead) => Event::Rendered(Err(dead)),
+            },
+            Trigger::Log { silent: _ } => Event::Rendered(Ok(())),
+        }
+    }
+
+    fn create(&mut self, send_by: Instant) -> Call {
+        let shared = Arc::clone(&self.shared);
+        match &self.shared.trigger {
+            Trigger::Log { silent } => {
+                if !silent {
+                    tracing::info!(
+                        sequence = self.delivery.sequence,
+                        subject = self.delivery.subject.as_str(),
+                        bytes = self.delivery.payload.len(),
+                        payload = String::from_utf8_lossy(self.delivery.payload.get(..256).unwrap_or(&self.delivery.payload)).as_ref(),
+                        "event"
+                    );
+                }
+                shared.metrics.triggers.inc(TriggerOutcome::Done);
+                Box::pin(std::future::ready(Event::Created))
+            }
+            Trigger::Kubernetes(_) => {
+                let Some(object) = self.object.clone() else {
+                    return Box::pin(std::future::ready(Event::NotSent));
+                };
+                Box::pin(async move { create(&shared, &object, send_by).await })
+            }
+        }
+    }
+
+    fn publish_dead(&self, reason: DeadReason, text: &str) -> Call {
+        let letter = DeadLetter {
+            id: &self.id,
+            subject: self.delivery.subject.as_str(),
+            deliveries: self.delivery.delivered,
+            reason,
+            detail: text,
+        };
+        let mut headers: Vec<(String, String)> =
+            self.delivery.headers.iter().filter(|(name, _)| keeps_header(name)).cloned().collect();
+        headers.extend(letter.headers().into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let message_id = letter.dedup_id();
+        tracing::warn!(
+            sequence = self.delivery.sequence,
+            subject = self.delivery.subject.as_str(),
+            reason = reason.as_str(),
+            detail = text,
+            "dead letter"
+        );
+        let (shared, payload) = (Arc::clone(&self.shared), self.delivery.payload.clone());
+        Box::pin(async move {
+            let stored = publish(
+                &shared.connection,
+                &shared.dead_letter_subject,
+                &headers,
+                payload,
+                Some(&message_id),
+                DEAD_LETTER_TIMEOUT,
+            )
+            .await;
+            match stored {
+                Ok(_) => Event::DeadStored(Confirmed::Yes),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the dead letter is not stored; trying on");
+                    Event::DeadStored(Confirmed::No)
+                }
+            }
+        })
+    }
+
+    fn settle(&self, how: Settle) -> Call {
+        let (shared, delivery) = (Arc::clone(&self.shared), Arc::clone(&self.delivery));
+        Box::pin(async move {
+            let reply = delivery.reply.clone();
+            let result = match how {
+                Settle::Ack => shared.acker.ack(reply, Ack::Ack).await,
+                Settle::Term(reason) => shared.acker.ack(reply, Ack::Term(reason.as_str())).await,
+                Settle::Nak(delay) => shared.acker.ack(reply, Ack::Nak(delay)).await,
+                Settle::Progress => shared.acker.ack(reply, Ack::Progress).await,
+            };
+            if matches!(how, Settle::Ack) {
+                shared.metrics.acks.inc(ack_result(&result));
+            }
+            match (how, result) {
+                (Settle::Progress, Ok(())) => Event::ProgressConfirmed,
+                (Settle::Progress, Err(_)) => Event::ProgressFailed,
+                (Settle::Ack | Settle::Term(_) | Settle::Nak(_), Ok(())) => Event::Acked(Confirmed::Yes),
+                (Settle::Ack | Settle::Term(_) | Settle::Nak(_), Err(_)) => Event::Acked(Confirmed::No),
+            }
+        })
+    }
+}
+
+/// What became of an action.
+enum Ordered {
+    Nothing,
+    Call(Call),
+    Progress(Call),
+    End(Outcome),
+}
+
+#[derive(Clone, Copy)]
+enum Settle {
+    Ack,
+    Term(DeadReason),
+    Nak(Duration),
+    Progress,
+}
+
+fn ack_result(result: &Result<(), AckError>) -> AckResult {
+    match result.as_ref().map_err(AckError::kind) {
+        Ok(()) => AckResult::Confirmed,
+        Err(CallErrorKind::TimedOut) => AckResult::TimedOut,
+        Err(CallErrorKind::NoResponders) => AckResult::NoResponders,
+        Err(
+            CallErrorKind::Disconnected | CallErrorKind::Denied | CallErrorKind::TooLarge | CallErrorKind::Failed,
+        ) => AckResult::Failed,
+    }
+}
+
+async fn create(shared: &Shared, object: &Value, send_by: Instant) -> Event {
+    let Trigger::Kubernetes(trigger) = &shared.trigger else { return Event::NotSent };
+    let sent = clock::now();
+    if sent >= send_by {
+        return Event::NotSent;
+    }
+    let created = trigger.create(object).await;
+    let took = clock::now().saturating_duration_since(sent);
+    shared.metrics.trigger_duration.observe(took.as_secs_f64());
+    match created {
+        Created::Stored => {
+            shared.limiter.answered(took);
+            shared.metrics.triggers.inc(TriggerOutcome::Done);
+            Event::Created
+        }
+        Created::Refused(answer) => {
+            let class = refusal_class(&answer);
+            shared.metrics.refusals.inc(class);
+            if matches!(class, RefusalClass::Throttled | RefusalClass::Unavailable) {
+                shared.limiter.overloaded();
+            }
+            let outcome = match class {
+                RefusalClass::AlreadyExists => TriggerOutcome::Exists,
+                RefusalClass::Throttled | RefusalClass::Unavailable => TriggerOutcome::Doubtful,
+                RefusalClass::QuotaExceeded
+                | RefusalClass::QuotaConflict
+                | RefusalClass::StatusUnknown
+                | RefusalClass::NeverFits
+                | RefusalClass::TargetRefused
+                | RefusalClass::MessageRefused
+                | RefusalClass::Unauthorized
+                | RefusalClass::Other => TriggerOutcome::Refused,
+            };
+            shared.metrics.triggers.inc(outcome);
+            Event::Refused(answer)
+        }
+        Created::Unanswered => {
+            shared.limiter.overloaded();
+            shared.metrics.triggers.inc(TriggerOutcome::Doubtful);
+            Event::NoAnswer
+        }
+    }
+}
+
+/// The word for a class of refusal.
+fn refusal_class(answer: &Answer) -> RefusalClass {
+    match answer {
+        Answer::AlreadyExists => RefusalClass::AlreadyExists,
+        Answer::QuotaExceeded(_) => RefusalClass::QuotaExceeded,
+        Answer::NeverFits(_) => RefusalClass::NeverFits,
+        Answer::StatusUnknown { .. } => RefusalClass::StatusUnknown,
+        Answer::QuotaConflict => RefusalClass::QuotaConflict,
+        Answer::Poison(..) => RefusalClass::MessageRefused,
+        Answer::TargetRefused { .. } => RefusalClass::TargetRefused,
+        Answer::Unauthorized => RefusalClass::Unauthorized,
+        Answer::Throttled { .. } => RefusalClass::Throttled,
+        Answer::Unknown { .. } => RefusalClass::Unavailable,
+        Answer::Again { .. } => RefusalClass::Other,
+    }
+}
+
+/// The end of what is under way; the guard of the `select!` arm keeps it from being asked where nothing is.
+async fn done<T>(call: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match call {
+        Some(call) => call.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The machine's deadline; where it waits, no longer than a look at newer facts takes.
+async fn until(deadline: Option<Instant>, waits: bool) {
+    let look = if waits { Some(clock::now() + LOOK_AGAIN) } else { None };
+    match deadline.into_iter().chain(look).min() {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+

@@ -1,0 +1,571 @@
+//! The lane: one consumer loop. It owns the credits, pulls exactly as many messages as it has, and hands each to a task
+//! that sees it to its end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::block::LocalBlock;
+use super::board::Board;
+use super::credits::Credits;
+use super::freshness::Freshness;
+use super::hand::{Ended, Hand, News};
+use super::shared::{Alert, Shared};
+use super::trigger::Trigger;
+use crate::clock;
+use crate::gate::{Gate, GateFacts, Heard, Reason, Reasons, Reminder};
+use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullError, PullEvent, Puller, stream_facts};
+use crate::message::{Block, CreditId, Effect, Handed, HolderId, How, Outcome, Why};
+use crate::runtime::Crew;
+use crate::telemetry::{Health, Outcome as OutcomeLabel};
+use crate::wire::{Grant, Report};
+
+/// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
+const PULL_EXPIRES: Duration = Duration::from_secs(1);
+/// Pulls that may be outstanding at once: while one is being filled the next is on its way.
+const PULLS: u64 = 4;
+/// The pause after a pull that was refused.
+const PULL_PAUSE: Duration = Duration::from_millis(200);
+/// The delay of what arrives when its credit is no more.
+const LATE_DELAY: Duration = Duration::from_millis(500);
+/// News that wait for the lane: two per message in hand at most matter at a time; a full queue only slows its writers.
+const NEWS: usize = 1024;
+/// How often the lane shows that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// What a lane is given.
+pub(super) struct LaneSettings {
+    pub(super) max_in_flight: u64,
+    pub(super) consumer: String,
+    /// After a start or a forgetful reconnect: how long until a lookup proves something. None where that is not wanted.
+    pub(super) redelivery_pause: Option<Duration>,
+    /// How long the lane may take to end.
+    pub(super) grace: Duration,
+}
+
+/// What the lane hears of its consumer, read once a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) pending: Option<u64>,
+    pub(super) ack_pending: Option<u64>,
+    pub(super) paused: bool,
+    /// The age of the oldest pending message, and when it was read.
+    pub(super) oldest: Option<(Duration, Instant)>,
+}
+
+/// The ends of the lane's channels.
+pub(super) struct LanePorts {
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) grants: mpsc::Receiver<Grant>,
+    pub(super) waiting: watch::Receiver<Waiting>,
+    /// Asks for the consumer to be made again.
+    pub(super) consumer_gone: mpsc::Sender<()>,
+}
+
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    settings: LaneSettings,
+    board: Arc<Board>,
+    health: Arc<Health>,
+    credits: Credits,
+    reports: mpsc::Sender<Report>,
+    waiting: watch::Receiver<Waiting>,
+    consumer_gone: mpsc::Sender<()>,
+    news: mpsc::Sender<News>,
+    gate: Gate,
+    reminder: Reminder,
+    block: Option<LocalBlock>,
+    freshness: Freshness,
+    in_hand: BTreeSet<u64>,
+    connection: watch::Receiver<ConnectionState>,
+    known_connection: ConnectionState,
+    reported_at: Option<Instant>,
+    pull_not_before: Option<Instant>,
+    stopping: Option<Instant>,
+}
+
+impl Lane {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        settings: LaneSettings,
+        credits: Credits,
+        freshness: Freshness,
+        board: Arc<Board>,
+        health: Arc<Health>,
+        ports: LanePorts,
+    ) -> (Self, mpsc::Receiver<Grant>, mpsc::Receiver<News>) {
+        let (news, heard) = mpsc::channel(NEWS);
+        let connection = shared.connection.state();
+        let known_connection = connection.borrow().clone();
+        let lane = Self {
+            shared,
+            settings,
+            board,
+            health,
+            credits,
+            reports: ports.reports,
+            waiting: ports.waiting,
+            consumer_gone: ports.consumer_gone,
+            news,
+            gate: Gate::new(clock::now()),
+            reminder: Reminder::default(),
+            block: None,
+            freshness,
+            in_hand: BTreeSet::new(),
+            connection,
+            known_connection,
+            reported_at: None,
+            pull_not_before: None,
+            stopping: None,
+        };
+        (lane, ports.grants, heard)
+    }
+
+    /// Runs until `shutdown`, and then until what is in hand has ended or the grace is over.
+    pub(super) async fn run(
+        mut self,
+        mut grants: mpsc::Receiver<Grant>,
+        mut news: mpsc::Receiver<News>,
+        shutdown: CancellationToken,
+    ) {
+        let mut puller =
+            Puller::new(self.shared.connection.clone(), &self.shared.identity.stream, &self.settings.consumer);
+        let bound = usize::try_from(self.settings.max_in_flight).unwrap_or(usize::MAX);
+        let mut crew: Crew<Ended> = Crew::new("message", bound.saturating_add(16));
+        let mut stream_end = None;
+        let mut connection = self.connection.clone();
+        let mut waiting = self.waiting.clone();
+        self.connection_changed();
+        loop {
+            if self.freshness.wants_stream_end() && stream_end.is_none() && self.known_connection.up {
+                let (connection, stream) = (self.shared.connection.clone(), self.shared.identity.stream.clone());
+                stream_end = Some(Box::pin(async move { stream_facts(&connection, &stream).await }));
+            }
+            self.pump(&mut puller).await;
+            let now = clock::now();
+            self.health.beat(now);
+            if let Some(until) = self.stopping {
+                if self.has_ended(&puller) || now >= until {
+                    break;
+                }
+            }
+            tokio::select! {
+                biased;
+                Some(heard) = news.recv() => {
+                    self.heard(heard);
+                    // Whatever else has been said meanwhile goes into the same report.
+                    while let Ok(heard) = news.try_recv() {
+                        self.heard(heard);
+                    }
+                }
+                Some(grant) = grants.recv() => self.granted(&grant),
+                ended = crew.next() => match ended {
+                    Ok(ended) => self.ended(&ended),
+                    Err(failure) => {
+                        // Its number stays open until the leader settles it; the message comes again.
+                        tracing::error!(error = %failure, "a message's task failed");
+                    }
+                },
+                event = puller.next() => self.pulled(event, &mut crew),
+                changed = connection.changed() => if changed.is_ok() {
+                    connection.borrow_and_update();
+                    self.connection_changed();
+                },
+                facts = wait_for(&mut stream_end), if stream_end.is_some() => {
+                    stream_end = None;
+                    if let Ok(facts) = facts {
+                        self.freshness.stream_ends_at(facts.last_sequence);
+                    }
+                }
+                changed = waiting.changed() => if changed.is_ok() {
+                    waiting.borrow_and_update();
+                },
+                () = shutdown.cancelled(), if self.stopping.is_none() => self.stop(),
+                () = tokio::time::sleep_until(self.wake_at(now).into()) => {}
+            }
+        }
+        crew.abort().await;
+        self.board.close(clock::now());
+    }
+
+    // --- events ---------------------------------------------------------------------------------------------------
+
+    fn heard(&mut self, news: News) {
+        let now = clock::now();
+        match news {
+            News::Made(credit) => {
+                if matches!(self.shared.trigger, Trigger::Log { silent: _ }) {
+                    // Nothing stays of a line in the log: its settle time is 0.
+                    self.credits.returned(&credit);
+                } else {
+                    self.credits.made(&credit);
+                }
+                if let Some(block) = self.block.take() {
+                    tracing::info!(reason = block.reason.as_str(), "the target takes effects again");
+                }
+            }
+            News::Returned(credit) => {
+                self.credits.returned(&credit);
+                if let Some(block) = &mut self.block {
+                    block.ended(credit.number, now);
+                }
+            }
+            News::Block(credit, block) => self.blocked(&credit, block, now),
+        }
+    }
+
+    fn blocked(&mut self, credit: &CreditId, block: Block, now: Instant) {
+        let reason = block.reason();
+        let (detail, after) = match block {
+            // The leader judges these: it re-reads the quota, and no other credit is spent until then.
+            Block::QuotaRefused(refusal) | Block::NeverFits(refusal) => {
+                self.credits.refused(&refusal.quota);
+                return;
+            }
+            Block::StatusUnknown { quota, resources: _ } => {
+                self.credits.refused(&quota);
+                return;
+            }
+            Block::TargetRefused { what, text } => (format!("{}: {text}", what.as_str()), None),
+            Block::Throttled { after } => ("the API server wants fewer requests".to_owned(), after),
+            Block::Unauthorized => ("the API server does not know who asks (401)".to_owned(), None),
+        };
+        match &mut self.block {
+            Some(known) => known.refused(reason, detail, after, credit.number, now),
+            None => self.block = Some(LocalBlock::new(reason, detail, after, now)),
+        }
+        // One is kept to try with.
+        self.credits.give_back(1);
+    }
+
+    fn granted(&mut self, grant: &Grant) {
+        let effect = self.credits.granted(grant);
+        if effect.restart {
+            let dead = grant.holder.clone();
+            tracing::warn!(holder = dead.as_str(), "the leader took this holder for dead; a new one begins");
+            self.alert(|alert| alert.dead_holder = Some(dead));
+            self.credits.restart(new_holder(&self.shared.identity.sensor));
+        }
+        if !effect.ignored {
+            self.shared.publish_readings(grant);
+            self.board.granted(grant, clock::now());
+        }
+    }
+
+    fn ended(&mut self, ended: &Ended) {
+        self.in_hand.remove(&ended.sequence);
+        if let Some(block) = &mut self.block {
+            block.ended(ended.credit.number, clock::now());
+        }
+        let label = match ended.outcome {
+            Outcome::Done(How::Made | How::Found) | Outcome::AckUnconfirmed(_) => OutcomeLabel::Done,
+            Outcome::Done(How::Recorded) => OutcomeLabel::Recorded,
+            Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason) => {
+                self.shared.metrics.dead_letters.inc(reason);
+                OutcomeLabel::Dead
+            }
+            Outcome::Again(Why::Shutdown | Why::LeaseOver | Why::HolderDead | Why::HoldOver | Why::ConnectionLost) => {
+                OutcomeLabel::GivenBack
+            }
+            Outcome::Again(_) | Outcome::Abandoned(_) => OutcomeLabel::Again,
+        };
+        self.shared.metrics.messages.inc(label);
+        tracing::debug!(sequence = ended.sequence, outcome = ?ended.outcome, "message ended");
+    }
+
+    fn pulled(&mut self, event: PullEvent, crew: &mut Crew<Ended>) {
+        match event {
+            PullEvent::Message(delivery) => self.delivered(delivery, crew),
+            PullEvent::GivenBack(_) => {
+                if self.credits.others_wait() {
+                    // An empty pull: who waits elsewhere has more use for them.
+                    self.credits.give_back(0);
+                }
+            }
+            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => self.pull_ended(&why),
+        }
+    }
+
+    fn pull_ended(&mut self, why: &PullEnd) {
+        let now = clock::now();
+        if why.may_have_forgotten() {
+            self.freshness.forgotten(self.settings.redelivery_pause.map(|pause| now + pause));
+        }
+        match why {
+            PullEnd::ConnectionChanged => tracing::debug!("the pulls ended with their connection"),
+            PullEnd::ConsumerDeleted | PullEnd::NoConsumer => {
+                tracing::warn!(why = ?why, consumer = self.settings.consumer, "the consumer does not answer; looking for it");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+                // Full: it is being looked for already.
+                if self.consumer_gone.try_send(()).is_err() {
+                    tracing::debug!("the consumer is being looked for");
+                }
+            }
+            PullEnd::LeadershipChange
+            | PullEnd::ServerShutdown
+            | PullEnd::TooManyPulls
+            | PullEnd::LimitExceeded(_)
+            | PullEnd::Silent
+            | PullEnd::SubscriptionEnded
+            | PullEnd::Denied(_)
+            | PullEnd::Other { .. } => {
+                tracing::info!(why = ?why, "the pulls ended; pulling again");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+            }
+        }
+    }
+
+    fn delivered(&mut self, delivery: Delivery, crew: &mut Crew<Ended>) {
+        let now = clock::now();
+        if self.in_hand.contains(&delivery.sequence) {
+            // Its first copy is still being worked on, and an ack of that one acknowledges this one.
+            return;
+        }
+        let refuses = self.stopping.is_some() || delivery.above_credit || crew.room() == 0;
+        let credit = if refuses { None } else { self.credits.take(now) };
+        let Some(credit) = credit else {
+            self.return_late(delivery, crew);
+            return;
+        };
+        if let Some(block) = &mut self.block {
+            block.probing(credit.number);
+        }
+        let handed = Handed {
+            delivered: delivery.delivered,
+            pull_sent: delivery.pull_sent,
+            connection: delivery.epoch,
+            fresh: self.freshness.is_fresh(delivery.sequence, delivery.delivered),
+            not_before: self.freshness.not_before(),
+            effect: match self.shared.trigger {
+                Trigger::Kubernetes(_) => Effect::Object,
+                Trigger::Log { silent: _ } => Effect::Instant,
+            },
+        };
+        if delivery.delivered == 1 {
+            let age = clock::wall().as_nanosecond().saturating_sub(i128::from(delivery.store_time_ns)).max(0);
+            self.shared.metrics.event_age.observe(Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)).as_secs_f64());
+        }
+        let sequence = delivery.sequence;
+        let hand = Hand::new(Arc::clone(&self.shared), delivery, credit.clone(), handed, self.news.clone());
+        if crew.spawn(hand.run()).is_ok() {
+            self.in_hand.insert(sequence);
+        } else {
+            // There was room a moment ago, so this is not reached; the message comes again by its ack wait.
+            self.credits.returned(&credit);
+        }
+    }
+
+    /// What arrives in the instant in which its credit went away is returned at once.
+    fn return_late(&mut self, delivery: Delivery, crew: &mut Crew<Ended>) {
+        let shared = Arc::clone(&self.shared);
+        let sequence = delivery.sequence;
+        let credit = CreditId { holder: HolderId::new("none"), number: 0 };
+        let nak = async move {
+            // Where this fails the message comes again when its ack wait is over.
+            let returned = shared.acker.ack(delivery.reply.clone(), Ack::Nak(LATE_DELAY)).await;
+            let outcome =
+                if returned.is_ok() { Outcome::Again(Why::LeaseOver) } else { Outcome::Abandoned(Why::LeaseOver) };
+            Ended { sequence, credit, outcome }
+        };
+        if crew.spawn(nak).is_ok() {
+            self.in_hand.insert(sequence);
+        }
+    }
+
+    fn connection_changed(&mut self) {
+        let state = self.connection.borrow_and_update().clone();
+        let (was, forgetful) = (self.known_connection.up, self.known_connection.forgetful_epoch);
+        if state.up && !was {
+            tracing::info!(epoch = state.epoch, reconnects = state.reconnects, "connected to NATS");
+        } else if !state.up && was {
+            tracing::warn!(error = state.last_error.as_deref(), "the connection to NATS is lost");
+        }
+        if state.forgetful_epoch > forgetful {
+            let from = state.connected_at.unwrap_or_else(clock::now);
+            self.freshness.forgotten(self.settings.redelivery_pause.map(|pause| from + pause));
+        }
+        let reconnects = state.reconnects.saturating_sub(self.known_connection.reconnects);
+        self.shared.metrics.nats_reconnects.inc_by(reconnects);
+        self.shared.metrics.nats_connected.set(f64::from(u8::from(state.up)));
+        let connection = (state.epoch, state.up);
+        self.known_connection = state;
+        self.alert(|alert| alert.connection = connection);
+    }
+
+    fn stop(&mut self) {
+        tracing::info!(in_hand = self.in_hand.len(), "stopping: no more pulls, what is in hand is finished or returned");
+        self.stopping = Some(clock::now() + self.settings.grace);
+        self.health.drain();
+        self.alert(|alert| alert.shutdown = true);
+    }
+
+    fn alert(&self, change: impl FnOnce(&mut Alert)) {
+        self.shared.alerts.send_if_modified(|alert| {
+            let before = alert.clone();
+            change(alert);
+            *alert != before
+        });
+    }
+
+    fn has_ended(&mut self, puller: &Puller) -> bool {
+        self.in_hand.is_empty() && puller.outstanding() == 0 && self.credits.leave()
+    }
+
+    // --- what follows ---------------------------------------------------------------------------------------------
+
+    /// Reports, pulls and shows what the state asks for.
+    async fn pump(&mut self, puller: &mut Puller) {
+        let now = clock::now();
+        if self.stopping.is_some() && self.in_hand.is_empty() && puller.outstanding() == 0 {
+            self.credits.leave();
+        }
+        self.report(now);
+        self.pull(puller, now).await;
+        self.shared.publish_lease(self.credits.holder_id(), self.credits.lease_until());
+        self.show(puller, clock::now());
+    }
+
+    fn report(&mut self, now: Instant) {
+        let due = self.reported_at.is_none_or(|at| now >= at + self.credits.report_interval());
+        if !due && !self.credits.is_dirty() {
+            return;
+        }
+        let want = self.want(now);
+        let Some(permit) = self.credits.is_gated().then(|| self.reports.try_reserve()) else { return };
+        // Full: the leader has reports to read; this one goes with the next turn, as new as it then is.
+        if let Ok(permit) = permit {
+            if let Some(report) = self.credits.report(want, now) {
+                permit.send(report);
+                self.reported_at = Some(now);
+            }
+        }
+    }
+
+    /// How many more numbers the lane could use.
+    fn want(&self, now: Instant) -> u64 {
+        if self.stopping.is_some() || !self.known_connection.up {
+            return 0;
+        }
+        let unused = self.credits.unused();
+        if let Some(block) = &self.block {
+            return u64::from(unused == 0 && block.may_probe(now));
+        }
+        let room = self.settings.max_in_flight.saturating_sub(self.in_hand.len() as u64).saturating_sub(unused);
+        if self.credits.others_wait() {
+            let waiting = *self.waiting.borrow();
+            let work = waiting.pending.unwrap_or(0).saturating_add(waiting.ack_pending.unwrap_or(0));
+            return room.min(work.saturating_sub(unused));
+        }
+        room
+    }
+
+    async fn pull(&mut self, puller: &mut Puller, now: Instant) {
+        if self.stopping.is_some()
+            || !self.known_connection.up
+            || self.pull_not_before.is_some_and(|at| now < at)
+            || !self.credits.may_use(now)
+        {
+            return;
+        }
+        let outstanding = puller.outstanding();
+        let in_hand = self.in_hand.len() as u64;
+        let mut free = self.credits.ready(in_hand, self.settings.max_in_flight).saturating_sub(outstanding);
+        if let Some(block) = &self.block {
+            free = if block.may_probe(now) && outstanding == 0 { free.min(1) } else { 0 };
+        }
+        // Small pulls beside a large one cost more than they bring; alone, a single credit is worth one at once.
+        let window = outstanding.saturating_add(in_hand).saturating_add(free);
+        if free == 0 || (outstanding > 0 && free.saturating_mul(PULLS) < window) {
+            return;
+        }
+        let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
+        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50));
+        match puller.pull(free, expires).await {
+            Ok(()) => {}
+            Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
+                tracing::debug!(error = %error, "no pull now");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+            }
+            Err(error @ (PullError::Subscribe(_) | PullError::Publish(_))) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a pull could not be sent; trying on");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+            }
+        }
+    }
+
+    fn wake_at(&self, now: Instant) -> Instant {
+        let report = self.reported_at.map_or(now, |at| at + self.credits.report_interval());
+        let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
+        let pull = self.pull_not_before.filter(|at| *at > now);
+        let lease = self.credits.lease_until().filter(|at| *at > now);
+        let reminder = self.reminder.deadline().filter(|at| *at > now);
+        let report = if self.credits.is_gated() { Some(report.max(now + Duration::from_millis(1))) } else { None };
+        [report, block, pull, lease, reminder, self.stopping, Some(now + BEAT)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + BEAT)
+    }
+
+    /// Brings gate, log, metrics and board to what is true now.
+    fn show(&mut self, puller: &Puller, now: Instant) {
+        let waiting = *self.waiting.borrow();
+        let grant = self.credits.last_grant();
+        let heard = match grant {
+            None => Heard::Never,
+            Some(_) if !self.credits.may_use(now) => Heard::Over,
+            Some(grant) => Heard::Live(grant.reason),
+        };
+        let local = Reasons::NONE
+            .with_if(Reason::NatsDown, !self.known_connection.up)
+            .with_if(Reason::ConsumerPaused, waiting.paused)
+            .with_if(Reason::Shutdown, self.stopping.is_some());
+        let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
+        let facts = GateFacts {
+            credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),
+            in_hand: self.credits.busy(),
+            heard: if self.credits.is_gated() { heard } else { Heard::Live(None) },
+            local,
+        };
+        if let Some(transition) = self.gate.update(facts, now) {
+            let detail = match (&self.block, grant) {
+                (Some(block), _) => block.detail.clone(),
+                (None, Some(grant)) => grant.detail.clone(),
+                (None, None) => String::new(),
+            };
+            self.board.moved(&transition, &detail);
+        }
+        self.shared.metrics.blocked.set(self.gate.gauge());
+        if let Some(reminded) = self.reminder.due(&self.gate, waiting.pending, now) {
+            tracing::info!(
+                reason = reminded.reason.as_str(),
+                blocked_seconds = reminded.lasted.as_secs(),
+                waiting = reminded.waiting,
+                detail = grant.map_or("", |grant| grant.detail.as_str()),
+                "still blocked"
+            );
+        }
+        self.board.show(&self.gate, &self.credits, self.in_hand.len(), puller.outstanding(), waiting, now);
+    }
+}
+
+async fn wait_for<T>(future: &mut Option<std::pin::Pin<Box<T>>>) -> T::Output
+where
+    T: Future,
+{
+    match future {
+        Some(future) => future.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A holder's id: new at each start, and after each time the leader took the old one for dead.
+pub(super) fn new_holder(sensor: &str) -> HolderId {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // The standard library seeds this from the system's randomness, each time anew.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    HolderId::new(format!("{sensor}-{random:016x}"))
+}

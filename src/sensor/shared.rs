@@ -1,0 +1,186 @@
+//! What the lane and its messages share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::limiter::Limiter;
+use super::trigger::Trigger;
+use crate::gate::Quantity;
+use crate::jetstream::{Acker, Connection};
+use crate::message::{HolderId, MessageId, QuotaRefusal, Record, Says, Terms};
+use crate::telemetry::SensorMetrics;
+use crate::wire::{Grant, Reading};
+
+/// Who the messages are handled for.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) namespace: String,
+    pub(super) sensor: String,
+    pub(super) trigger: String,
+    pub(super) stream: String,
+}
+
+/// The sensor's copy of the record.
+#[derive(Debug, Clone, Default)]
+pub(super) enum RecordCopy {
+    /// Not read yet: nothing is known, so a redelivery waits.
+    #[default]
+    Unread,
+    /// No record is kept: the objects may not be watched, or the effects are no objects.
+    Unkept,
+    /// As last read.
+    Kept(Arc<Record>),
+}
+
+/// What every message in hand has to hear of at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Alert {
+    /// The connection's epoch, and whether it is up.
+    pub(super) connection: (u64, bool),
+    /// Holders that the leader took for dead: the newest.
+    pub(super) dead_holder: Option<HolderId>,
+    /// The process ends.
+    pub(super) shutdown: bool,
+}
+
+/// What the lane knows and a message needs at a step.
+#[derive(Debug, Default)]
+struct LaneFacts {
+    /// Whose lease it is: a message of an older holder has none any more.
+    holder: Option<HolderId>,
+    lease_until: Option<Instant>,
+    readings: Arc<[Reading]>,
+}
+
+pub(super) struct Shared {
+    pub(super) identity: Identity,
+    pub(super) trigger: Trigger,
+    pub(super) terms: Terms,
+    pub(super) connection: Connection,
+    pub(super) acker: Acker,
+    pub(super) dead_letter_subject: String,
+    pub(super) metrics: SensorMetrics,
+    pub(super) limiter: Limiter,
+    pub(super) record: watch::Receiver<RecordCopy>,
+    pub(super) alerts: watch::Sender<Alert>,
+    facts: Mutex<LaneFacts>,
+}
+
+/// What the record says of one message, all of one and the same value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecordFacts {
+    pub(super) says: Says,
+    pub(super) version: Option<u64>,
+    pub(super) in_doubt: bool,
+}
+
+impl Shared {
+    #[allow(clippy::too_many_arguments, reason = "one call, at the start")]
+    pub(super) fn new(
+        identity: Identity,
+        trigger: Trigger,
+        terms: Terms,
+        connection: Connection,
+        dead_letter_subject: String,
+        metrics: SensorMetrics,
+        limiter: Limiter,
+        record: watch::Receiver<RecordCopy>,
+    ) -> Self {
+        Self {
+            identity,
+            trigger,
+            terms,
+            acker: Acker::new(connection.clone()),
+            connection,
+            dead_letter_subject,
+            metrics,
+            limiter,
+            record,
+            alerts: watch::Sender::new(Alert::default()),
+            facts: Mutex::new(LaneFacts::default()),
+        }
+    }
+
+    pub(super) fn message_id(&self, sequence: u64, store_time_ns: i64) -> MessageId {
+        MessageId {
+            namespace: self.identity.namespace.clone(),
+            sensor: self.identity.sensor.clone(),
+            trigger: self.identity.trigger.clone(),
+            stream: self.identity.stream.clone(),
+            sequence,
+            store_time_ns,
+        }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, LaneFacts> {
+        // Plain values behind it: whoever panicked left them whole.
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lease_until(&self, holder: &HolderId) -> Option<Instant> {
+        let facts = self.facts();
+        facts.lease_until.filter(|_| facts.holder.as_ref() == Some(holder))
+    }
+
+    /// Whose lease holds until when.
+    pub(super) fn publish_lease(&self, holder: &HolderId, lease_until: Option<Instant>) {
+        let mut facts = self.facts();
+        if facts.holder.as_ref() != Some(holder) {
+            facts.holder = Some(holder.clone());
+        }
+        facts.lease_until = lease_until;
+    }
+
+    /// What the leader last told of the quotas.
+    pub(super) fn publish_readings(&self, grant: &Grant) {
+        self.facts().readings = grant.readings.clone().into();
+    }
+
+    pub(super) fn record_facts(&self, sequence: u64, store_time_ns: i64) -> RecordFacts {
+        match &*self.record.borrow() {
+            // A version below every other: nothing is proven by it.
+            RecordCopy::Unread => RecordFacts { says: Says::NotYet, version: Some(0), in_doubt: false },
+            RecordCopy::Unkept => RecordFacts { says: Says::NotYet, version: None, in_doubt: false },
+            RecordCopy::Kept(record) => RecordFacts {
+                says: record.says(sequence, store_time_ns),
+                version: Some(record.version()),
+                in_doubt: record.in_doubt(sequence),
+            },
+        }
+    }
+
+    /// Whether what the leader last told has less used than the quota that refused says: then the refusal is late,
+    /// and the API server's admission will see in a moment what we see already.
+    pub(super) fn contradicts(&self, refusal: &QuotaRefusal) -> bool {
+        let readings = Arc::clone(&self.facts().readings);
+        let used: BTreeMap<&str, Quantity> = readings
+            .iter()
+            .filter(|reading| reading.quota == refusal.quota)
+            .map(|reading| (reading.resource.as_str(), reading.used))
+            .collect();
+        let amount = |amounts: &BTreeMap<String, String>, resource: &str| -> Option<Quantity> {
+            amounts.get(resource).and_then(|text| Quantity::parse(text).ok())
+        };
+        let mut fits = false;
+        for (resource, requested) in &refusal.requested {
+            let (Some(ours), Ok(requested)) = (used.get(resource.as_str()), Quantity::parse(requested)) else { continue };
+            let (Some(theirs), Some(limited)) =
+                (amount(&refusal.used, resource), amount(&refusal.limited, resource))
+            else {
+                return false;
+            };
+            if theirs.saturating_add(requested) <= limited {
+                // This resource is not what was refused.
+                continue;
+            }
+            if ours.saturating_add(requested) > limited {
+                return false;
+            }
+            fits = true;
+        }
+        fits
+    }
+}
