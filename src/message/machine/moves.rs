@@ -249,7 +249,7 @@ impl Machine {
             self.kept_from = self.kept_from.max(asked);
         }
         self.progress_due = after(asked, self.terms.ack_wait / 3);
-        if matches!(self.state, State::Waiting(Wait::Time)) {
+        if matches!(self.state, State::Waiting(Wait::Time)) && !self.has_time(now) {
             self.tries.renewals += 1;
             self.progress_due = self.progress_due.min(now);
         }
