@@ -24,3 +24,8 @@ pub use quota::{QuotaEvent, QuotaFault};
 pub use sight::Sight;
 pub use watch::{ObjectEvent, Watch};
 
+
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod tests;
