@@ -1,0 +1,46 @@
+# The two commands of a newcomer are `make demo` and `make test`. Whatever they need is built once, with progress shown.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+DEMO_ARGS ?=
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: testbed
+testbed: ## Build etcd, kube-apiserver, kube-controller-manager and nats-server, once (about 6 minutes on 2 cores)
+	@testbed/build.sh kube nats >/dev/null
+
+.PHONY: demo
+demo: testbed ## The main job on a real API server and a real nats-server, with faults (DEMO_ARGS="--help" for options)
+	@$(CARGO) build --quiet --bin jetgate
+	@$(CARGO) run --quiet -p testbed --bin demo -- --sensor "$$($(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/debug/jetgate" $(DEMO_ARGS)
+
+.PHONY: fmt
+fmt: ## Is the code formatted?
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: ## Clippy and rustdoc, warnings denied
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+.PHONY: test
+test: testbed fmt lint ## All tests: format, clippy, docs, unit, property, integration on the test bed
+	$(CARGO) test --workspace
+	@echo "make test: everything passed"
+
+.PHONY: soak
+soak: testbed ## The long versions: every cell of the churn table, more cuts, more seeds
+	JETGATE_SOAK=1 $(CARGO) test --workspace -- --nocapture
+
+.PHONY: bench
+bench: testbed ## The benchmarks, each beside the bare client in the same run
+	$(CARGO) bench --bench jetgate
+
+.PHONY: docs
+docs: ## Generate docs/settings.md, docs/metrics.md and docs/reasons.md
+	JETGATE_WRITE_DOCS=1 $(CARGO) test --test docs

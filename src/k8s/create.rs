@@ -1,0 +1,84 @@
+//! POST of an object.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::{
+    call::{self, Address, FIELD_MANAGER, METADATA},
+    client::{Cluster, Lane},
+    discover::Kind,
+    error::{CallError, DecodeError},
+    sight::{Sight, WireObject},
+};
+
+/// Is the object to be kept?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Keep,
+    Probe,
+}
+
+impl Cluster {
+    /// Creates `object`, once: nothing here sends it again. `timeout` ends the call on our side, and in whole seconds
+    /// on the server's. An `Ok` means that the object was stored, also where the rest of the answer was lost.
+    pub async fn create(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        object: &Value,
+        timeout: Duration,
+    ) -> Result<Sight, CallError> {
+        self.post(kind, namespace, object, timeout, Purpose::Keep).await
+    }
+
+    /// Asks whether `object` would be accepted: every check of admission, quota included, and nothing is stored or
+    /// charged.
+    pub async fn try_create(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        object: &Value,
+        timeout: Duration,
+    ) -> Result<(), CallError> {
+        self.post(kind, namespace, object, timeout, Purpose::Probe).await.map(|_| ())
+    }
+
+    async fn post(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        object: &Value,
+        timeout: Duration,
+        purpose: Purpose,
+    ) -> Result<Sight, CallError> {
+        let mut address = Address::collection(kind, namespace)
+            .query("fieldManager", FIELD_MANAGER)
+            .query("timeout", &format!("{}s", call::whole_seconds(timeout)));
+        if purpose == Purpose::Probe {
+            address = address.query("dryRun", "All");
+        }
+        let body = serde_json::to_vec(object).map_err(DecodeError::from)?;
+        let request = address.request(Method::POST, METADATA, body);
+
+        // A limit of its own for each half: once the head says "created", nothing that happens to the body matters.
+        let mut head = None;
+        let outcome = self
+            .limited(Lane::Create, timeout, async |client: kube::Client| {
+                let response = call::answer(&client, request).await?;
+                head = Some(response.status());
+                let body = response.into_body().collect_bytes().await.map_err(CallError::from_kube)?;
+                let created: WireObject = serde_json::from_slice(&body).map_err(DecodeError::from)?;
+                Ok(created.metadata.sight()?)
+            })
+            .await;
+        match (outcome, head) {
+            (Err(_), Some(StatusCode::CREATED)) => Ok(Sight::of_request(object)),
+            // A dry run's object has no version.
+            (Err(CallError::Decode(_)), Some(_)) if purpose == Purpose::Probe => Ok(Sight::of_request(object)),
+            (Err(CallError::Decode(_)), Some(other)) => Err(DecodeError::NotCreated(other.as_u16()).into()),
+            (outcome, _) => outcome,
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! One leadership: from the books read to the Lease lost. All that decides is in the ledger; this feeds it what the
+//! watches, the holders and the stores say, and does what it asks for.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::candidate::Vote;
+use super::projection::Projection;
+use super::stores::{BooksStore, Lost, RecordStore, SignalStore};
+use super::watches::{self, Seen};
+use super::{Leader, LeaderView, RecordView};
+use crate::clock;
+use crate::gate::{Counted, QuotaView};
+use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
+use crate::k8s::{CallError, Cluster, DiscoverError, Kind, ObjectEvent, Sight};
+use crate::ledger::{Action, Ledger, LiveState, SeenObject};
+use crate::telemetry::{WatchKind, WriteResult};
+use crate::wire::{Books, Grant, Report};
+
+/// Watch events that wait for the ledger: bounded, because a watch that cannot deliver simply reads slower.
+const EVENTS: usize = 1024;
+/// How often the consumer's ack floor is read, which moves the record's floor.
+const FACTS_EVERY: Duration = Duration::from_secs(1);
+/// At most one signal per quota in this time.
+const SIGNAL_EVERY: Duration = Duration::from_millis(200);
+/// How long a session that ends may take to write what it owes.
+const LAST_WRITES: Duration = Duration::from_secs(3);
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The process stops; books and record are written.
+    Shutdown,
+    /// The Lease is lost.
+    LeaseLost,
+    /// Another leader wrote the books or the record: this one may grant nothing more.
+    Deposed(Lost),
+}
+
+/// What a call that was started has come to.
+enum Done {
+    Books(Result<u64, Lost>),
+    Quotas { result: Result<Vec<QuotaView>, CallError>, began: Instant },
+    Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
+    Record(Result<u64, Lost>),
+    Facts(Option<(StreamFacts, ConsumerFacts)>),
+    Signals,
+}
+
+type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+pub(super) struct Session<'a> {
+    leader: &'a Leader,
+    ledger: Ledger,
+    books: BooksStore,
+    records: RecordStore,
+    signals: SignalStore,
+    projection: Projection,
+    calls: FuturesUnordered<Call>,
+    record_writing: bool,
+    facts_reading: bool,
+    signal_writing: bool,
+    signal_due: Option<Instant>,
+    last_facts: Option<ConsumerFacts>,
+    grants: mpsc::Sender<Grant>,
+    /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
+    waiting_grant: Option<Grant>,
+    forbidden_said: bool,
+    trouble_since: BTreeMap<&'static str, Instant>,
+}
+
+impl<'a> Session<'a> {
+    /// Writes the epoch into the books, reads them and the record; then the ledger stands.
+    pub(super) async fn adopt(leader: &'a Leader, lease_epoch: u64) -> Result<Self, Lost> {
+        let stores = leader.open_stores().await?;
+        let (books, store) = stores.books.adopt(lease_epoch).await?;
+        let epoch = books.epoch;
+        let created = leader.stream_created().await?;
+        let (record, revision) = stores.records.load(created).await?;
+        let now = clock::now();
+        tracing::info!(
+            namespace = leader.settings.namespace,
+            epoch,
+            holders = books.holders.len(),
+            record_version = record.version(),
+            record_floor = record.floor(),
+            "leading: books adopted"
+        );
+        let ledger = Ledger::adopt(&leader.settings.namespace, epoch, books, leader.settings.options.clone(), now);
+        let own = &leader.settings.own;
+        let projection = Projection::new(&leader.settings.namespace, &own.sensor, &own.stream, record, revision);
+        Ok(Self {
+            leader,
+            ledger,
+            books: store,
+            records: stores.records,
+            signals: stores.signals,
+            projection,
+            calls: FuturesUnordered::new(),
+            record_writing: false,
+            facts_reading: false,
+            signal_writing: false,
+            signal_due: None,
+            last_facts: None,
+            grants: leader.grants.clone(),
+            waiting_grant: None,
+            forbidden_said: false,
+            trouble_since: BTreeMap::new(),
+        })
+    }
+
+    /// Leads until the Lease is lost, another leader shows, or the process stops.
+    pub(super) async fn run(
+        mut self,
+        reports: &mut mpsc::Receiver<Report>,
+        leading: &mut watch::Receiver<Vote>,
+        shutdown: &CancellationToken,
+    ) -> End {
+        let leader = self.leader;
+        let settings = &leader.settings;
+        let (to, mut seen) = mpsc::channel(EVENTS);
+        // Dropped with the session: a watch lives no longer than the leadership that it serves.
+        let mut eyes = JoinSet::new();
+        let cluster = self.leader.cluster.clone();
+        if settings.gated {
+            eyes.spawn(watches::quotas(cluster.clone(), settings.namespace.clone(), to.clone()));
+        }
+        if let Some((_, kind)) = &settings.own.created {
+            let resume = Some(self.projection.record().version()).filter(|version| *version > 0);
+            let namespace = settings.namespace.clone();
+            eyes.spawn(watches::objects(cluster, kind.clone(), namespace, resume, to.clone()));
+        }
+        drop(to);
+        let mut poll = tokio::time::interval(settings.poll_interval);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut facts = tokio::time::interval(FACTS_EVERY);
+        facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stopping: Option<Instant> = None;
+        let grants = self.grants.clone();
+        loop {
+            self.act();
+            self.show();
+            let now = clock::now();
+            if stopping.is_some_and(|until| now >= until || self.is_clean()) {
+                return End::Shutdown;
+            }
+            let wake = self.wake_at(now).into_iter().chain(stopping).min();
+            tokio::select! {
+                Some(done) = self.calls.next(), if !self.calls.is_empty() => {
+                    if let Err(lost) = self.done(done) {
+                        return End::Deposed(lost);
+                    }
+                }
+                Some(seen) = seen.recv() => self.seen(seen),
+                Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
+                changed = leading.changed() => {
+                    if changed.is_err() || leading.borrow_and_update().epoch.is_none() {
+                        return End::LeaseLost;
+                    }
+                }
+                permit = grants.reserve(), if self.waiting_grant.is_some() => {
+                    if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
+                        permit.send(grant);
+                    }
+                }
+                _ = poll.tick(), if settings.gated => self.read_quotas(),
+                _ = facts.tick() => self.read_facts(),
+                () = sleep_until(wake) => self.ledger.tick(clock::now()),
+                () = shutdown.cancelled(), if stopping.is_none() => stopping = Some(clock::now() + LAST_WRITES),
+            }
+        }
+    }
+
+    /// Nothing is owed to the stores.
+    fn is_clean(&self) -> bool {
+        !self.books.is_writing() && !self.record_writing && self.projection.flush_at().is_none()
+    }
+
+    fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let flush = self.projection.flush_at().filter(|_| !self.record_writing);
+        let signal = self.signal_due.filter(|_| !self.signal_writing);
+        self.ledger.deadline(now).into_iter().chain(flush).chain(signal).min()
+    }
+
+    /// Does what the ledger asks for, and writes what is due.
+    fn act(&mut self) {
+        let now = clock::now();
+        for action in self.ledger.drain() {
+            match action {
+                Action::WriteBooks(books) => self.write_books(books),
+                Action::Send(grant) => self.send(grant),
+                Action::ReadQuotas => self.read_quotas(),
+                Action::CheckObjects(kind) => self.check(kind),
+            }
+        }
+        if self.projection.flush_at().is_some_and(|at| now >= at) && !self.record_writing {
+            self.write_record();
+        }
+        if self.signal_due.is_some_and(|at| now >= at) && !self.signal_writing {
+            self.signal_due = None;
+            self.write_signals(now);
+        }
+    }
+
+    fn send(&mut self, grant: Grant) {
+        self.leader.metrics.grants.inc();
+        match self.grants.try_send(grant) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(grant)) => self.waiting_grant = Some(grant),
+            Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+    }
+
+    fn write_books(&mut self, books: Books) {
+        let write = self.books.write(books);
+        self.calls.push(Box::pin(async move { Done::Books(write.await) }));
+    }
+
+    fn write_record(&mut self) {
+        self.record_writing = true;
+        let record = self.projection.take();
+        let write = self.records.write(record, self.projection.revision);
+        self.calls.push(Box::pin(async move { Done::Record(write.await) }));
+    }
+
+    fn write_signals(&mut self, now: Instant) {
+        let terms: Vec<_> = self.ledger.terms().cloned().collect();
+        let mut names: Vec<String> = terms.iter().flat_map(|terms| terms.quotas.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let signals = names.iter().map(|name| self.ledger.signal(name, &terms, now)).collect();
+        if let Some(write) = self.signals.publish(signals) {
+            self.signal_writing = true;
+            self.leader.metrics.signals_published.inc();
+            self.calls.push(Box::pin(async move {
+                write.await;
+                Done::Signals
+            }));
+        }
+    }
+
+    fn read_quotas(&mut self) {
+        let (cluster, namespace) = (self.leader.cluster.clone(), self.leader.settings.namespace.clone());
+        self.calls.push(Box::pin(async move {
+            let began = clock::now();
+            let result = list_quotas(&cluster, &namespace).await;
+            Done::Quotas { result, began }
+        }));
+    }
+
+    fn check(&mut self, kind: Counted) {
+        let cluster = self.leader.cluster.clone();
+        let namespace = self.leader.settings.namespace.clone();
+        let known = self.leader.settings.own.created.clone();
+        self.calls.push(Box::pin(async move {
+            let began = clock::now();
+            let result = list_objects(&cluster, known, &kind, &namespace).await;
+            Done::Checked { kind, result, began }
+        }));
+    }
+
+    fn read_facts(&mut self) {
+        if self.facts_reading {
+            return;
+        }
+        self.facts_reading = true;
+        let connection = self.leader.connection.clone();
+        let own = self.leader.settings.own.clone();
+        self.calls.push(Box::pin(async move {
+            // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
+            let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
+            let stream = stream_facts(&connection, &own.stream).await.ok();
+            Done::Facts(stream.zip(consumer))
+        }));
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), Lost> {
+        let now = clock::now();
+        match done {
+            Done::Books(result) => {
+                let label = if result.is_ok() { WriteResult::Stored } else { WriteResult::Conflict };
+                self.leader.metrics.books_writes.inc(label);
+                self.books.written(result)?;
+                self.ledger.books_written(now);
+            }
+            Done::Quotas { result: Ok(views), began } => self.ledger.quotas_listed(views, began, now),
+            Done::Quotas { result: Err(error), began: _ } => {
+                self.trouble("quotas", &error);
+                self.ledger.quotas_read_failed();
+            }
+            Done::Checked { kind, result: Ok(sights), began } => {
+                let objects: Vec<SeenObject> = sights.iter().map(seen_object).collect();
+                self.ledger.objects_checked(&kind, &objects, began, now);
+            }
+            Done::Checked { kind, result: Err(error), began: _ } => {
+                self.trouble("objects", &error);
+                self.ledger.objects_check_failed(&kind);
+            }
+            Done::Record(result) => {
+                self.record_writing = false;
+                self.projection.revision = Some(result?);
+            }
+            Done::Facts(facts) => {
+                self.facts_reading = false;
+                if let Some((stream, consumer)) = facts {
+                    if stream.created_ns != self.projection.record().stream_created_ns() {
+                        return Err(Lost::Overtaken { what: "stream (it was created anew)" });
+                    }
+                    let floor = consumer.ack_floor_stream_sequence;
+                    if self.projection.facts(stream.last_sequence, floor, now) {
+                        tracing::warn!(
+                            stream = self.leader.settings.own.stream,
+                            last_sequence = stream.last_sequence,
+                            "the stream has lost its end: the record begins again"
+                        );
+                    }
+                    self.last_facts = Some(consumer);
+                }
+            }
+            Done::Signals => self.signal_writing = false,
+        }
+        self.signal_soon(now);
+        Ok(())
+    }
+
+    fn seen(&mut self, seen: Seen) {
+        let now = clock::now();
+        match seen {
+            Seen::Quotas { views, began } => {
+                self.well("quotas");
+                self.ledger.quotas_listed(views, began, now);
+            }
+            Seen::Quota(update) => self.ledger.quota(update, now),
+            Seen::QuotasAlive => {
+                self.well("quotas");
+                self.ledger.quota_watch_alive(now);
+            }
+            Seen::Objects { objects, version, began, gap } => self.listed(&objects, version, began, gap),
+            Seen::Object { event, replayed } => self.object(&event, replayed),
+            Seen::ObjectsAlive => {
+                self.well("objects");
+                if let Some((counted, _)) = &self.leader.settings.own.created {
+                    self.ledger.object_watch_alive(counted, now);
+                }
+            }
+            Seen::Forbidden { text } => self.forbidden(&text),
+            Seen::Trouble { watch, error } => self.trouble(watch, &error),
+        }
+        self.signal_soon(now);
+    }
+
+    fn listed(&mut self, objects: &[Sight], version: u64, began: Instant, gap: bool) {
+        let now = clock::now();
+        self.well("objects");
+        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
+        if self.forbidden_said {
+            self.forbidden_said = false;
+            tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
+        }
+        for sight in objects {
+            self.projection.saw(sight, now);
+        }
+        if gap {
+            let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
+            self.projection.mark_gap(upto, now);
+            tracing::warn!(
+                kind = %counted,
+                "record gap: the API server forgot what happened since the last watch (410 Gone); objects that came \
+                 and went meanwhile are unknown, ON_DOUBT decides about their messages"
+            );
+        }
+        // A watch that resumes behind this list moves the version itself.
+        if gap || self.projection.record().version() == 0 {
+            self.projection.advance(version, now);
+        }
+        let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
+        self.ledger.objects_listed(&counted, &seen, began, now);
+    }
+
+    fn object(&mut self, event: &ObjectEvent, replayed: bool) {
+        let now = clock::now();
+        self.well("objects");
+        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
+        match event {
+            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
+                self.projection.saw(sight, now);
+                self.projection.advance(sight.resource_version, now);
+                let object = seen_object(sight);
+                match event {
+                    _ if replayed => self.ledger.object_replayed(&object, now),
+                    ObjectEvent::Deleted(_) => self.ledger.object_deleted(&counted, &object, now),
+                    ObjectEvent::Applied(_) | ObjectEvent::Bookmark(_) => {
+                        self.ledger.object_applied(&counted, &object, now);
+                    }
+                }
+            }
+            ObjectEvent::Bookmark(version) => {
+                self.projection.advance(*version, now);
+                self.ledger.object_watch_alive(&counted, now);
+            }
+        }
+    }
+
+    fn forbidden(&mut self, text: &str) {
+        let Some((counted, _)) = &self.leader.settings.own.created else { return };
+        if !self.forbidden_said {
+            self.forbidden_said = true;
+            tracing::warn!(
+                kind = %counted,
+                answer = text,
+                "the objects may not be listed and watched (give the right to list and watch them): capacity is \
+                 judged by `used` with a settle time, which is weaker, and there is no record of finished messages"
+            );
+        }
+        self.ledger.object_watch_forbidden(counted, clock::now());
+    }
+
+    fn trouble(&mut self, watch: &'static str, error: &CallError) {
+        let label = if watch == "quotas" { WatchKind::Quotas } else { WatchKind::Objects };
+        self.leader.metrics.watch_restarts.inc(label);
+        if !self.trouble_since.contains_key(watch) {
+            self.trouble_since.insert(watch, clock::now());
+            tracing::warn!(watch, error = %error, "the API server does not answer as expected; trying on");
+        }
+    }
+
+    fn well(&mut self, watch: &'static str) {
+        if let Some(since) = self.trouble_since.remove(watch) {
+            let seconds = clock::now().saturating_duration_since(since).as_secs_f64();
+            tracing::info!(watch, seconds, "the API server answers again");
+        }
+    }
+
+    fn signal_soon(&mut self, now: Instant) {
+        if self.leader.settings.gated {
+            self.signal_due.get_or_insert(now + SIGNAL_EVERY);
+        }
+    }
+
+    /// Shows the state to metrics and `/debug/state`.
+    fn show(&self) {
+        let record = self.projection.record();
+        let live: BTreeMap<String, Option<u64>> = self
+            .ledger
+            .kinds()
+            .map(|kind| (kind.to_string(), self.ledger.live(kind).and_then(LiveState::count)))
+            .collect();
+        let view = LeaderView {
+            leading: true,
+            epoch: Some(self.ledger.epoch()),
+            waits_for: None,
+            quotas: self.ledger.quotas().len() as u64,
+            live,
+            holders: self.ledger.holders().map(|(id, phase, out)| (id.to_string(), (format!("{phase:?}"), out.len()))).collect(),
+            record: Some(RecordView {
+                version: record.version(),
+                floor: record.floor(),
+                ranges: record.ranges() as u64,
+                gaps: record.gaps(),
+                watched: !self.forbidden_said,
+            }),
+        };
+        self.leader.view.send_replace(view);
+    }
+}
+
+/// The object as the ledger sees it.
+fn seen_object(sight: &Sight) -> SeenObject {
+    SeenObject::read(&sight.name, sight.message.as_deref(), sight.credit.as_deref())
+}
+
+async fn list_quotas(cluster: &Cluster, namespace: &str) -> Result<Vec<QuotaView>, CallError> {
+    let (views, _) = cluster.list_quotas(namespace).await?;
+    Ok(watches::readable(views))
+}
+
+async fn list_objects(
+    cluster: &Cluster,
+    known: Option<(Counted, Kind)>,
+    counted: &Counted,
+    namespace: &str,
+) -> Result<Vec<Sight>, CallError> {
+    let kind = match known {
+        Some((known, kind)) if known == *counted => kind,
+        Some(_) | None => cluster.discover_plural(&counted.plural, &counted.group).await.map_err(unlisted)?,
+    };
+    let (objects, _) = cluster.list(&kind, namespace).await?;
+    Ok(objects)
+}
+
+/// A kind that cannot be found cannot be listed now; it is asked for again.
+fn unlisted(error: DiscoverError) -> CallError {
+    CallError::Connection(Box::new(error))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+

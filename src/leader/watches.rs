@@ -1,0 +1,226 @@
+//! The leader's eyes: the watch of the quotas and of the counted kind, resumed without a gap for as long as the API
+//! server remembers.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+
+use crate::clock;
+use crate::gate::QuotaView;
+use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, QuotaFault, Sight};
+use crate::ledger::QuotaUpdate;
+
+/// How long one watch call lives. The API server sends a bookmark before its end, so this bounds both how long a
+/// half-open connection goes unnoticed and how late the record's version moves where nothing happens.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after a failed call, growing to the second.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a forbidden list is tried again: a right may be given at any time.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// All quotas, by a list.
+    Quotas { views: Vec<QuotaView>, began: Instant },
+    /// One quota.
+    Quota(QuotaUpdate),
+    /// The quota watch is alive.
+    QuotasAlive,
+    /// All objects of the kind, by the list that begins a watch or renews it after a gap.
+    Objects { objects: Vec<Sight>, version: u64, began: Instant, gap: bool },
+    /// One object event. `replayed`: the list that came before knows of it already.
+    Object { event: ObjectEvent, replayed: bool },
+    /// The object watch is alive.
+    ObjectsAlive,
+    /// The kind may not be listed or watched.
+    Forbidden { text: String },
+    /// A call failed and is tried again.
+    Trouble { watch: &'static str, error: CallError },
+}
+
+/// A pause that grows while calls fail.
+struct Pause(Duration);
+
+impl Pause {
+    const fn new() -> Self {
+        Self(PAUSE)
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The receiver is gone: the leader's session is over.
+struct Over;
+
+async fn tell(to: &mpsc::Sender<Seen>, seen: Seen) -> Result<(), Over> {
+    to.send(seen).await.map_err(|_| Over)
+}
+
+/// Watches the quotas of a namespace until the receiver is gone.
+pub(super) async fn quotas(cluster: Cluster, namespace: String, to: mpsc::Sender<Seen>) {
+    // Ends only when nobody listens any more.
+    let Err(Over) = watch_quotas(&cluster, &namespace, &to).await;
+}
+
+async fn watch_quotas(
+    cluster: &Cluster,
+    namespace: &str,
+    to: &mpsc::Sender<Seen>,
+) -> Result<std::convert::Infallible, Over> {
+    let mut pause = Pause::new();
+    loop {
+        let began = clock::now();
+        let (views, mut from) = match cluster.list_quotas(namespace).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tell(to, Seen::Trouble { watch: "quotas", error }).await?;
+                pause.wait().await;
+                continue;
+            }
+        };
+        tell(to, Seen::Quotas { views: readable(views), began }).await?;
+        'resume: loop {
+            let mut watch = match cluster.watch_quotas(namespace, from, WATCH_TIMEOUT).await {
+                Ok(watch) => watch,
+                Err(CallError::Expired) => break 'resume,
+                Err(error) => {
+                    tell(to, Seen::Trouble { watch: "quotas", error }).await?;
+                    pause.wait().await;
+                    continue 'resume;
+                }
+            };
+            loop {
+                match watch.next().await {
+                    Some(Ok(event)) => {
+                        pause = Pause::new();
+                        match event {
+                            QuotaEvent::Applied(Ok(view)) => {
+                                from = from.max(view.resource_version);
+                                tell(to, Seen::Quota(QuotaUpdate::Applied(view))).await?;
+                            }
+                            // What cannot be read counts as missing, which blocks who names it.
+                            QuotaEvent::Applied(Err(fault)) => {
+                                say_fault(&fault);
+                                tell(to, Seen::Quota(QuotaUpdate::Deleted(fault.name))).await?;
+                            }
+                            QuotaEvent::Deleted { name, uid: _, resource_version } => {
+                                from = from.max(resource_version);
+                                tell(to, Seen::Quota(QuotaUpdate::Deleted(name))).await?;
+                            }
+                            QuotaEvent::Bookmark(version) => {
+                                from = from.max(version);
+                                tell(to, Seen::QuotasAlive).await?;
+                            }
+                        }
+                    }
+                    Some(Err(CallError::Expired)) => break 'resume,
+                    Some(Err(error)) => {
+                        tell(to, Seen::Trouble { watch: "quotas", error }).await?;
+                        pause.wait().await;
+                        continue 'resume;
+                    }
+                    None => {
+                        tell(to, Seen::QuotasAlive).await?;
+                        continue 'resume;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The quotas that can be read; the others are said and count as missing, which blocks who names them.
+pub(super) fn readable(views: Vec<Result<QuotaView, QuotaFault>>) -> Vec<QuotaView> {
+    views.into_iter().filter_map(|view| view.inspect_err(say_fault).ok()).collect()
+}
+
+fn say_fault(fault: &QuotaFault) {
+    tracing::error!(quota = fault.name, error = fault as &dyn std::error::Error, "a ResourceQuota cannot be read");
+}
+
+/// Watches the objects of a kind until the receiver is gone: on from `resume`, where a record stands there, so that
+/// objects which came and went meanwhile are still told.
+pub(super) async fn objects(
+    cluster: Cluster,
+    kind: Kind,
+    namespace: String,
+    resume: Option<u64>,
+    to: mpsc::Sender<Seen>,
+) {
+    let Err(Over) = watch_objects(&cluster, &kind, &namespace, resume, &to).await;
+}
+
+async fn watch_objects(
+    cluster: &Cluster,
+    kind: &Kind,
+    namespace: &str,
+    mut resume: Option<u64>,
+    to: &mpsc::Sender<Seen>,
+) -> Result<std::convert::Infallible, Over> {
+    let mut pause = Pause::new();
+    let mut gap = false;
+    loop {
+        let began = clock::now();
+        let (objects, listed) = match cluster.list(kind, namespace).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                trouble(error, &mut pause, to).await?;
+                continue;
+            }
+        };
+        tell(to, Seen::Objects { objects, version: listed, began, gap }).await?;
+        let mut from = resume.take().unwrap_or(listed);
+        'resume: loop {
+            let mut watch = match cluster.watch(kind, namespace, from, WATCH_TIMEOUT).await {
+                Ok(watch) => watch,
+                Err(CallError::Expired) => break 'resume,
+                Err(error) => {
+                    trouble(error, &mut pause, to).await?;
+                    continue 'resume;
+                }
+            };
+            loop {
+                match watch.next().await {
+                    Some(Ok(event)) => {
+                        pause = Pause::new();
+                        let version = match &event {
+                            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => sight.resource_version,
+                            ObjectEvent::Bookmark(version) => *version,
+                        };
+                        from = from.max(version);
+                        tell(to, Seen::Object { event, replayed: version <= listed }).await?;
+                    }
+                    Some(Err(CallError::Expired)) => break 'resume,
+                    Some(Err(error)) => {
+                        trouble(error, &mut pause, to).await?;
+                        continue 'resume;
+                    }
+                    None => {
+                        tell(to, Seen::ObjectsAlive).await?;
+                        continue 'resume;
+                    }
+                }
+            }
+        }
+        // 410: what came and went since `from` is unknown for ever.
+        gap = true;
+    }
+}
+
+async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -> Result<(), Over> {
+    let forbidden = error.status().filter(|status| status.code == 403).map(|status| status.message.clone());
+    if let Some(text) = forbidden {
+        tell(to, Seen::Forbidden { text }).await?;
+        tokio::time::sleep(FORBIDDEN_PAUSE).await;
+    } else {
+        tell(to, Seen::Trouble { watch: "objects", error }).await?;
+        pause.wait().await;
+    }
+    Ok(())
+}
