@@ -109,7 +109,8 @@ async fn a_dead_letter_is_stored_once() {
     assert!(ensure_dead_letter(&connection, &spec).await.unwrap().made);
     assert!(!ensure_dead_letter(&connection, &spec).await.unwrap().made);
     let subject = dead_letter_subject(STREAM, "orders");
-    let headers = [("Jetgate-Reason".to_owned(), "it is bad".to_owned()), ("Nats-Msg-Id".to_owned(), "theirs".to_owned())];
+    let headers =
+        [("Jetgate-Reason".to_owned(), "it is bad".to_owned()), ("Nats-Msg-Id".to_owned(), "theirs".to_owned())];
     let send = async || publish(&connection, &subject, &headers, Bytes::from_static(b"x"), Some("ours"), LIMIT).await;
     let first = send().await.unwrap();
     assert_eq!((first.sequence, first.duplicate, first.stream.as_str()), (1, false, "EVENTS-dead"));

@@ -49,10 +49,8 @@ async fn values_are_written_by_compare_and_set() {
     // Two writers, one winner, as often as they meet.
     let mut revision = third;
     for _ in 0..50 {
-        let (a, b) = tokio::join!(
-            bucket.put("a", bytes("a"), Some(revision)),
-            bucket.put("a", bytes("b"), Some(revision))
-        );
+        let (a, b) =
+            tokio::join!(bucket.put("a", bytes("a"), Some(revision)), bucket.put("a", bytes("b"), Some(revision)));
         let won: Vec<u64> = [a, b].into_iter().flatten().collect();
         assert_eq!(won.len(), 1);
         revision = won[0];

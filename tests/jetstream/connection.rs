@@ -99,7 +99,8 @@ async fn a_server_in_lame_duck_mode_is_left() {
     let connection = connect_to(proxy.url("nats")).await;
     proxy.set_upstream(spare.address());
     // SIGUSR2 is lame duck mode.
-    let killed = std::process::Command::new("kill").args(["-USR2", &nats.process().pid().to_string()]).status().unwrap();
+    let killed =
+        std::process::Command::new("kill").args(["-USR2", &nats.process().pid().to_string()]).status().unwrap();
     assert!(killed.success());
     let mut state = connection.state();
     soon("the change of server", state.wait_for(|state| state.up && state.epoch == 2)).await.unwrap();

@@ -58,9 +58,12 @@ async fn user_and_a_password_file_that_is_put_right() {
     let said = soon("the refusal", state.wait_for(|state| state.last_error.is_some())).await.unwrap().clone();
     assert!(said.last_error.unwrap().contains("authorization violation"));
     std::fs::remove_file(&file).unwrap();
-    soon("the missing file", state.wait_for(|state| {
-        state.last_error.as_ref().is_some_and(|said| said.contains("cannot read") && said.contains("password"))
-    }))
+    soon(
+        "the missing file",
+        state.wait_for(|state| {
+            state.last_error.as_ref().is_some_and(|said| said.contains("cannot read") && said.contains("password"))
+        }),
+    )
     .await
     .unwrap();
     std::fs::write(&file, "right\n").unwrap();

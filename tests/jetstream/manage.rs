@@ -108,19 +108,11 @@ async fn a_consumer_that_could_lose_messages_is_refused_with_the_setting() {
         ("mem_storage is true", pull::Config { memory_storage: true, ..good() }),
         (
             "backoff is [30s, 60s]",
-            pull::Config {
-                backoff: vec![Duration::from_secs(30), Duration::from_secs(60)],
-                max_deliver: 3,
-                ..good()
-            },
+            pull::Config { backoff: vec![Duration::from_secs(30), Duration::from_secs(60)], max_deliver: 3, ..good() },
         ),
         (
             "priority_policy is overflow",
-            pull::Config {
-                priority_policy: PriorityPolicy::Overflow,
-                priority_groups: vec!["a".into()],
-                ..good()
-            },
+            pull::Config { priority_policy: PriorityPolicy::Overflow, priority_groups: vec!["a".into()], ..good() },
         ),
     ];
     for (expected, config) in cases {

@@ -72,10 +72,7 @@ async fn a_pull_that_outlives_its_connection_is_above_credit() {
     .await;
     proxy.cut();
     let event = next(&mut puller).await;
-    assert!(
-        matches!(event, PullEvent::AllDead { credits: 10, why: PullEnd::ConnectionChanged }),
-        "{event:?}"
-    );
+    assert!(matches!(event, PullEvent::AllDead { credits: 10, why: PullEnd::ConnectionChanged }), "{event:?}");
     let mut state = connection.state();
     soon("the reconnect", state.wait_for(|state| state.up && state.epoch == 2)).await.unwrap();
     assert_eq!(connection.state().borrow().forgetful_epoch, 1, "the same server has forgotten nothing");
@@ -162,8 +159,9 @@ async fn credits_are_exact_over_random_pulls_and_cuts() {
                     seen.insert(delivery.sequence);
                     acker.ack(&delivery.reply, Ack::Ack).await.unwrap();
                 }
-                PullEvent::GivenBack(credits)
-                | PullEvent::AllDead { credits, why: PullEnd::ConnectionChanged } => back += credits,
+                PullEvent::GivenBack(credits) | PullEvent::AllDead { credits, why: PullEnd::ConnectionChanged } => {
+                    back += credits
+                }
                 other => panic!("{other:?}"),
             }
             assert_eq!(asked, taken + back + puller.outstanding());
