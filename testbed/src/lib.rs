@@ -30,4 +30,9 @@ mod workdir;
 
 pub use control_plane::{ApiServer, ControlPlane, ControlPlaneOptions, Login, Resource};
 pub use error::{Error, Result};
+pub use finisher::{Finisher, Pace};
+pub use http_proxy::HttpFaultProxy;
+pub use nats::{Nats, NatsCluster, NatsOptions};
 pub use process::Process;
+pub use proxy::{Direction, FaultProxy};
+pub use referee::{Referee, Verdict};

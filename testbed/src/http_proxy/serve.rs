@@ -1,0 +1,200 @@
+//! The connections of the proxy: one to the API server for each of a client, as if it were not there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, watch};
+
+use super::{Action, Inner, Set};
+use crate::error::{Error, Result};
+use crate::tasks;
+
+/// The client's connection ends here and now.
+type Broken = std::io::Error;
+
+type Body = UnsyncBoxBody<Bytes, Broken>;
+
+/// Binds before the proxy says where it is.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(Error::doing(format!("listen on {address}")))
+}
+
+pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else {
+            continue;
+        };
+        client.set_nodelay(true).ok();
+        // Whatever ends a connection here is a fault, so it ends with a reset.
+        client.set_zero_linger().ok();
+        let cut = inner.token().clone();
+        let inner = Arc::clone(&inner);
+        tasks::spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = serve(&inner, client) => {}
+            }
+        });
+    }
+}
+
+async fn serve(inner: &Arc<Inner>, client: TcpStream) {
+    let Ok(stream) = inner.acceptor.accept(client).await else {
+        return;
+    };
+    let upstream = Arc::new(Upstream {
+        inner: Arc::clone(inner),
+        sender: Mutex::new(None),
+    });
+    let service = service_fn(move |request| {
+        let upstream = Arc::clone(&upstream);
+        async move { upstream.answer(request).await }
+    });
+    // An error is a connection that was broken, mostly by us.
+    hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .ok();
+}
+
+struct Upstream {
+    inner: Arc<Inner>,
+    sender: Mutex<Option<SendRequest<Full<Bytes>>>>,
+}
+
+impl Upstream {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Broken> {
+        self.inner.requests.fetch_add(1, Ordering::Relaxed);
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(broken)?.to_bytes();
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str())
+            .to_owned();
+        let acting = self.inner.rules.acting(&parts.method, &target, &body);
+        for set in &acting {
+            set.count();
+        }
+        for set in &acting {
+            match &set.action {
+                Action::DelayBefore(delay) => tokio::time::sleep(*delay).await,
+                Action::HoldBefore => set.until_released().await,
+                Action::Cut => return Err(broken("cut")),
+                Action::Answer {
+                    status,
+                    headers,
+                    body,
+                } => {
+                    let mut response = Response::builder()
+                        .status(*status)
+                        .header(header::CONTENT_TYPE, "application/json");
+                    for (name, value) in headers {
+                        response = response.header(name, value);
+                    }
+                    return response
+                        .body(whole(Bytes::from(body.to_string())))
+                        .map_err(broken);
+                }
+                Action::Count
+                | Action::DelayAfter(_)
+                | Action::HoldAfter
+                | Action::HoldBody
+                | Action::DropReply => {}
+            }
+        }
+        let response = self
+            .pass_on(Request::from_parts(parts, Full::new(body)))
+            .await?;
+        let mut held: Option<watch::Receiver<bool>> = None;
+        for set in &acting {
+            match &set.action {
+                Action::DelayAfter(delay) => tokio::time::sleep(*delay).await,
+                Action::HoldAfter => set.until_released().await,
+                Action::HoldBody => held = Some(set.released.subscribe()),
+                Action::DropReply => {
+                    // All of it: the API server has done its part.
+                    response.into_body().collect().await.map_err(broken)?;
+                    return Err(broken("reply dropped"));
+                }
+                Action::Count
+                | Action::DelayBefore(_)
+                | Action::HoldBefore
+                | Action::Cut
+                | Action::Answer { .. } => {}
+            }
+        }
+        Ok(response.map(|body| match held {
+            Some(released) => holding(body, released),
+            None => body.map_err(broken).boxed_unsync(),
+        }))
+    }
+
+    /// Sends it over this client's own connection to the API server.
+    async fn pass_on(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
+        let mut slot = self.sender.lock().await;
+        let sender = match slot.as_mut().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => slot.insert(self.connect().await?),
+        };
+        sender.ready().await.map_err(broken)?;
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Broken> {
+        let stream = TcpStream::connect(self.inner.upstream).await?;
+        stream.set_nodelay(true)?;
+        let stream = self.inner.connector.connect(stream).await?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // Ends when the sender is dropped, with the client's connection.
+        tasks::spawn(async move {
+            connection.await.ok();
+        });
+        Ok(sender)
+    }
+}
+
+impl Set {
+    fn count(&self) {
+        self.hits.send_modify(|hits| *hits += 1);
+    }
+
+    async fn until_released(&self) {
+        let mut released = self.released.subscribe();
+        released.wait_for(|released| *released).await.ok();
+    }
+}
+
+fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Broken {
+    Broken::other(why)
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// A body whose frames wait until they are released.
+fn holding(body: Incoming, released: watch::Receiver<bool>) -> Body {
+    let frames = futures::stream::unfold((body, released), |(mut body, mut released)| async move {
+        let frame = body.frame().await?;
+        released.wait_for(|released| *released).await.ok();
+        Some((frame.map_err(broken), (body, released)))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
