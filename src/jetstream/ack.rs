@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Subject, ToSubject};
+use async_nats::Subject;
 use bytes::Bytes;
 
 use super::call::{CallError, CallErrorKind};
@@ -73,9 +73,8 @@ impl Acker {
     }
 
     /// Acknowledges the message with this reply subject and waits for the server's confirmation.
-    pub async fn ack(&self, reply: impl ToSubject, ack: Ack<'_>) -> Result<(), AckError> {
-        let reply: Subject = reply.to_subject();
-        self.connection.call(reply, None, ack.payload(), self.timeout).await?;
+    pub async fn ack(&self, reply: &Subject, ack: Ack<'_>) -> Result<(), AckError> {
+        self.connection.call(reply.clone(), None, ack.payload(), self.timeout).await?;
         Ok(())
     }
 }

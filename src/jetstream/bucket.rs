@@ -167,10 +167,9 @@ impl Bucket {
             Err(error) => return Err(error),
         };
         let decode = |text: &str| {
-            STANDARD.decode(text).map_err(|error| ManageError::Decode {
-                what: what(),
-                source: serde::de::Error::custom(error),
-            })
+            STANDARD
+                .decode(text)
+                .map_err(|error| ManageError::Decode { what: what(), source: serde::de::Error::custom(error) })
         };
         let headers = decode(&answer.message.hdrs)?;
         let value = if removes(&headers) { None } else { Some(Bytes::from(decode(&answer.message.data)?)) };

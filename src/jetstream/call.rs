@@ -209,7 +209,9 @@ mod tests {
         }
         let value: Value = read_reply(br#"{"type":"x","n":7}"#).unwrap();
         assert_eq!(value.n, 7);
-        let fault = read_reply::<Value>(br#"{"type":"x","error":{"code":404,"err_code":10059,"description":"stream not found"}}"#);
+        let fault = read_reply::<Value>(
+            br#"{"type":"x","error":{"code":404,"err_code":10059,"description":"stream not found"}}"#,
+        );
         let Err(ReplyFault::Api(error)) = fault else { panic!("{fault:?}") };
         assert_eq!(error.err_code, ApiError::STREAM_NOT_FOUND);
         assert_eq!(error.to_string(), "stream not found (code 404, error code 10059)");

@@ -121,10 +121,9 @@ pub async fn consumer_facts(
     consumer: &str,
 ) -> Result<ConsumerFacts, ManageError> {
     let info = consumer_info(connection, stream, consumer).await?;
-    info.as_ref().map(progress).ok_or_else(|| ManageError::ConsumerMissing {
-        stream: stream.to_owned(),
-        consumer: consumer.to_owned(),
-    })
+    info.as_ref()
+        .map(progress)
+        .ok_or_else(|| ManageError::ConsumerMissing { stream: stream.to_owned(), consumer: consumer.to_owned() })
 }
 
 /// Looks up the consumer and checks that it keeps the promises, or makes it where it is missing and that is allowed.
@@ -142,7 +141,10 @@ pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Re
     };
     let (findings, warnings) = check(&info.config, spec, &stream_facts.subjects);
     if !findings.is_empty() {
-        return Err(ManageError::Unsuitable { what: format!("the consumer {durable:?} of stream {stream:?}"), findings });
+        return Err(ManageError::Unsuitable {
+            what: format!("the consumer {durable:?} of stream {stream:?}"),
+            findings,
+        });
     }
     Ok(ConsumerTerms {
         ack_wait: info.config.ack_wait,
@@ -202,7 +204,11 @@ fn check(config: &Config, spec: &ConsumerSpec, stream_subjects: &[String]) -> (V
     let finding = |setting, value: String, allowed: &str| Finding { setting, value, allowed: allowed.to_owned() };
     let mut findings = Vec::new();
     if let Some(subject) = &config.deliver_subject {
-        findings.push(finding("deliver_subject", subject.clone(), "must not be set: a push consumer prefetches without credits"));
+        findings.push(finding(
+            "deliver_subject",
+            subject.clone(),
+            "must not be set: a push consumer prefetches without credits",
+        ));
     }
     let ack_policy = match config.ack_policy {
         AckPolicy::Explicit => None,
@@ -211,14 +217,21 @@ fn check(config: &Config, spec: &ConsumerSpec, stream_subjects: &[String]) -> (V
         AckPolicy::FlowControl => Some("flow_control"),
     };
     if let Some(policy) = ack_policy {
-        findings.push(finding("ack_policy", policy.to_owned(), "must be explicit: each message is acknowledged by itself"));
+        findings.push(finding(
+            "ack_policy",
+            policy.to_owned(),
+            "must be explicit: each message is acknowledged by itself",
+        ));
     }
     if config.max_deliver > 0 {
         let allowed = "must be -1: a message that is returned while there is no room would be given up";
         findings.push(finding("max_deliver", config.max_deliver.to_string(), allowed));
     }
     if config.ack_wait < spec.ack_wait_min {
-        let allowed = format!("must be at least {:?}: a message must not be delivered again while its effect is under way", spec.ack_wait_min);
+        let allowed = format!(
+            "must be at least {:?}: a message must not be delivered again while its effect is under way",
+            spec.ack_wait_min
+        );
         findings.push(finding("ack_wait", format!("{:?}", config.ack_wait), &allowed));
     }
     if !same_filter(config, &spec.filter_subject, stream_subjects) {
@@ -262,9 +275,8 @@ fn check(config: &Config, spec: &ConsumerSpec, stream_subjects: &[String]) -> (V
 }
 
 fn same_filter(config: &Config, wanted: &str, stream_subjects: &[String]) -> bool {
-    let everything = |subject: &str| {
-        subject.is_empty() || subject == ">" || matches!(stream_subjects, [only] if only == subject)
-    };
+    let everything =
+        |subject: &str| subject.is_empty() || subject == ">" || matches!(stream_subjects, [only] if only == subject);
     match config.filter_subjects.as_slice() {
         [] => {
             let has = config.filter_subject.as_str();
@@ -312,16 +324,26 @@ mod tests {
             (Config { max_deliver: 5, ..good() }, "max_deliver is 5: must be -1"),
             (Config { ack_wait: Duration::from_secs(19), ..good() }, "ack_wait is 19s: must be at least 20s"),
             (Config { filter_subject: "x".into(), ..good() }, "filter_subject is \"x\": must be the sensor's subject"),
-            (Config { filter_subject: String::new(), ..good() }, "filter_subject is \"\": must be the sensor's subject"),
             (
-                Config { filter_subject: String::new(), filter_subjects: vec!["orders.>".into(), "b".into()], ..good() },
+                Config { filter_subject: String::new(), ..good() },
+                "filter_subject is \"\": must be the sensor's subject",
+            ),
+            (
+                Config {
+                    filter_subject: String::new(),
+                    filter_subjects: vec!["orders.>".into(), "b".into()],
+                    ..good()
+                },
                 "filter_subject is [\"orders.>\", \"b\"]",
             ),
             (Config { deliver_subject: Some("d".into()), ..good() }, "deliver_subject is d: must not be set"),
             (Config { max_ack_pending: 0, ..good() }, "max_ack_pending is 0: must be at least 1"),
             (Config { headers_only: true, ..good() }, "headers_only is true: must be false"),
             (Config { backoff: vec![Duration::from_secs(1)], ..good() }, "backoff is [1s]: must be empty"),
-            (Config { priority_policy: PriorityPolicy::Overflow, ..good() }, "priority_policy is overflow: must be none"),
+            (
+                Config { priority_policy: PriorityPolicy::Overflow, ..good() },
+                "priority_policy is overflow: must be none",
+            ),
             (Config { memory_storage: true, ..good() }, "mem_storage is true: must be false"),
         ];
         for (config, begin) in bad {
@@ -333,11 +355,8 @@ mod tests {
 
     #[test]
     fn odd_settings_are_said_and_taken() {
-        let odd = Config {
-            replay_policy: ReplayPolicy::Original,
-            inactive_threshold: Duration::from_secs(60),
-            ..good()
-        };
+        let odd =
+            Config { replay_policy: ReplayPolicy::Original, inactive_threshold: Duration::from_secs(60), ..good() };
         let (findings, warnings) = check(&odd, &spec(), &[]);
         assert_eq!(findings, []);
         let named: Vec<_> = warnings.iter().map(|finding| finding.setting).collect();

@@ -253,12 +253,7 @@ mod tests {
     use super::*;
 
     fn info(id: &str, cluster: Option<&str>, jetstream: bool) -> ServerInfo {
-        ServerInfo {
-            server_id: id.into(),
-            cluster: cluster.map(String::from),
-            jetstream,
-            ..ServerInfo::default()
-        }
+        ServerInfo { server_id: id.into(), cluster: cluster.map(String::from), jetstream, ..ServerInfo::default() }
     }
 
     #[test]

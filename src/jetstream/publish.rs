@@ -115,8 +115,7 @@ pub async fn publish(
         append(&mut map, name, value)?;
     }
     if let Some(id) = message_id {
-        let id: HeaderValue =
-            id.parse().map_err(|_| PublishError::Header { name: String::from("Nats-Msg-Id") })?;
+        let id: HeaderValue = id.parse().map_err(|_| PublishError::Header { name: String::from("Nats-Msg-Id") })?;
         map.insert("Nats-Msg-Id", id);
     }
     send(connection, subject.into(), map, payload, timeout).await
@@ -163,9 +162,8 @@ mod tests {
 
     #[test]
     fn a_full_stream_is_told_from_a_refusal() {
-        let kind = |err_code| {
-            PublishError::Refused(ApiError { code: 503, err_code, description: String::new() }).kind()
-        };
+        let kind =
+            |err_code| PublishError::Refused(ApiError { code: 503, err_code, description: String::new() }).kind();
         assert_eq!(kind(10077), PublishErrorKind::Full);
         assert_eq!(kind(10071), PublishErrorKind::Refused);
     }

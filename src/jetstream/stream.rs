@@ -62,7 +62,9 @@ pub enum ManageError {
         stream: String,
     },
     /// The consumer is missing and is not ours to make.
-    #[error("the consumer {consumer:?} of stream {stream:?} does not exist, and jetgate may not make it: create it, or allow it")]
+    #[error(
+        "the consumer {consumer:?} of stream {stream:?} does not exist, and jetgate may not make it: create it, or allow it"
+    )]
     ConsumerMissing {
         /// The stream.
         stream: String,
@@ -335,7 +337,11 @@ fn check_dead_letter(config: &Config, subject: &str) -> (Vec<Finding>, Vec<Findi
         findings.push(finding("subjects", value, &format!("must take {subject}")));
     }
     if config.no_ack {
-        findings.push(finding("no_ack", String::from("true"), "must be false: a dead letter counts when it is confirmed"));
+        findings.push(finding(
+            "no_ack",
+            String::from("true"),
+            "must be false: a dead letter counts when it is confirmed",
+        ));
     }
     if config.sealed {
         findings.push(finding("sealed", String::from("true"), "must be false: it takes nothing more"));
@@ -346,7 +352,11 @@ fn check_dead_letter(config: &Config, subject: &str) -> (Vec<Finding>, Vec<Findi
     let mut warnings = Vec::new();
     let limited = config.max_messages > 0 || config.max_bytes > 0 || config.max_messages_per_subject > 0;
     if limited && config.discard == DiscardPolicy::Old {
-        warnings.push(finding("discard", String::from("old"), "at its limit it drops the oldest dead letters, new refuses"));
+        warnings.push(finding(
+            "discard",
+            String::from("old"),
+            "at its limit it drops the oldest dead letters, new refuses",
+        ));
     }
     if !config.max_age.is_zero() {
         warnings.push(finding("max_age", format!("{:?}", config.max_age), "dead letters older than that are dropped"));

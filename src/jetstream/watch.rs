@@ -116,7 +116,10 @@ impl Watch {
                 self.end("no heartbeat came", now);
             }
         }
-        if self.session.is_none() && self.opening.is_none() && self.retry_at.is_none_or(|at| at <= now) && live.is_some()
+        if self.session.is_none()
+            && self.opening.is_none()
+            && self.retry_at.is_none_or(|at| at <= now)
+            && live.is_some()
         {
             self.retry_at = Some(now + PAUSE);
             self.opening = Some(open(self.bucket.clone(), self.key.clone()).boxed());

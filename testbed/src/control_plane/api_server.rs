@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Request;
@@ -19,6 +20,10 @@ pub struct ApiServer {
     port: Port,
 }
 
+/// Paths of the custom kinds that every server must serve before it is called ready: a server opens their storage at
+/// the first request for it, and answers 429 `storage is (re)initializing` until then.
+pub(super) type Served = Arc<Mutex<Vec<String>>>;
+
 /// The name of the audit log of the n-th server.
 pub(super) fn audit_log(number: usize) -> String {
     format!("audit-{number}.log")
@@ -31,6 +36,7 @@ impl ApiServer {
         etcd: SocketAddr,
         secrets: &Secrets,
         options: &ControlPlaneOptions,
+        served: &Served,
         number: usize,
     ) -> Result<Self> {
         let port = Port::reserve()?;
@@ -66,8 +72,18 @@ impl ApiServer {
             more => format!("kube-apiserver-{more}"),
         };
         let log = work.path().join(format!("{name}.log"));
-        let spec = Spec::new(name, programs.join("kube-apiserver"), arguments, log)
-            .ready(move || probe(config.clone(), "/readyz"));
+        let served = Arc::clone(served);
+        let spec =
+            Spec::new(name, programs.join("kube-apiserver"), arguments, log).ready(move || {
+                let mut paths = vec!["/readyz".to_owned()];
+                paths.extend(
+                    served
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone(),
+                );
+                probe(config.clone(), paths)
+            });
         Ok(Self {
             process: Process::start(spec).await?,
             port,
@@ -90,16 +106,19 @@ impl ApiServer {
     }
 }
 
-/// Asks a health endpoint behind TLS.
-pub(super) async fn probe(mut config: kube::Config, path: &'static str) -> Result<(), String> {
+/// Asks endpoints behind TLS until one fails.
+pub(super) async fn probe(mut config: kube::Config, paths: Vec<String>) -> Result<(), String> {
     config.connect_timeout = Some(Duration::from_secs(2));
     config.read_timeout = Some(Duration::from_secs(2));
     let client = client_from(config).map_err(|error| error.to_string())?;
-    let request = Request::get(path)
-        .body(Vec::new())
-        .map_err(|error| error.to_string())?;
-    match client.request_text(request).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("{path}: {error}")),
+    for path in paths {
+        let request = Request::get(&path)
+            .body(Vec::new())
+            .map_err(|error| error.to_string())?;
+        client
+            .request_text(request)
+            .await
+            .map_err(|error| format!("{path}: {error}"))?;
     }
+    Ok(())
 }

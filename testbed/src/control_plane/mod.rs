@@ -54,6 +54,7 @@ pub struct ControlPlane {
     programs: PathBuf,
     options: ControlPlaneOptions,
     secrets: Secrets,
+    served: api_server::Served,
     files: AtomicUsize,
     servers: AtomicUsize,
     work: Workdir,
@@ -104,12 +105,15 @@ impl ControlPlane {
             controller_manager: Port::reserve()?,
         };
         let etcd = Process::start(etcd(&programs, &work, &ports, options.fsync)).await?;
+        let served = api_server::Served::default();
+        let etcd_address = ports.etcd.address();
         let apiserver = ApiServer::start(
             &programs,
             &work,
-            ports.etcd.address(),
+            etcd_address,
             &secrets,
             &options,
+            &served,
             0,
         )
         .await?;
@@ -120,6 +124,7 @@ impl ControlPlane {
             programs,
             options,
             secrets,
+            served,
             files: AtomicUsize::new(0),
             servers: AtomicUsize::new(1),
             work,
@@ -144,6 +149,7 @@ impl ControlPlane {
             self.ports.etcd.address(),
             &self.secrets,
             &self.options,
+            &self.served,
             number,
         )
         .await
@@ -275,7 +281,7 @@ impl ControlPlane {
             arguments,
             self.work.path().join("kube-controller-manager.log"),
         )
-        .ready(move || api_server::probe(config.clone(), "/healthz"));
+        .ready(move || api_server::probe(config.clone(), vec!["/healthz".to_owned()]));
         Process::start(spec).await
     }
 }

@@ -1,6 +1,7 @@
 //! What a test puts into the control plane: namespaces, quotas, rights, objects.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
-use super::{ControlPlane, Resource, ServiceAccount};
+use super::{ControlPlane, Resource, ServiceAccount, api_server};
 use crate::error::{Error, Result};
 use crate::wait;
 
@@ -287,7 +288,8 @@ impl ControlPlane {
         ))
     }
 
-    /// Makes CustomResourceDefinitions; back when all are served.
+    /// Makes CustomResourceDefinitions; back when all are served. A controller manager that runs already notices them
+    /// up to 30 s later: give them in the options where quotas are to count them.
     pub async fn define(&self, definitions: &[Value]) -> Result<()> {
         let client = self.client().await?;
         let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
@@ -306,10 +308,25 @@ impl ControlPlane {
                         .await
                         .is_ok_and(|object| established(&object))
                 })
-                .await
+                .await?;
+                self.until_served(path(definition)).await
             }
         });
         try_join_all(made).await?;
+        Ok(())
+    }
+
+    async fn until_served(&self, path: String) -> Result<()> {
+        let config = self.config().await?;
+        wait::until_true(&format!("{path} to be served"), SOON, || {
+            let answer = api_server::probe(config.clone(), vec![path.clone()]);
+            async { answer.await.is_ok() }
+        })
+        .await?;
+        self.served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(path);
         Ok(())
     }
 
@@ -326,6 +343,22 @@ impl ControlPlane {
         )
         .await
     }
+}
+
+/// Where the objects of a definition are listed.
+fn path(definition: &Value) -> String {
+    let text = |pointer: &str| {
+        definition
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    format!(
+        "/apis/{}/{}/{}?limit=1",
+        text("/spec/group"),
+        text("/spec/versions/0/name"),
+        text("/spec/names/plural")
+    )
 }
 
 fn settled(quota: &ResourceQuota) -> bool {
