@@ -67,10 +67,10 @@ impl<'e> Walk<'e, '_> {
             Expr::Ident(name) => self.variable(name, None),
             Expr::Select(select) => {
                 self.path(node)?;
-                match &select.operand.expr {
-                    Expr::Ident(name) => self.variable(name, Some(&select.field)),
-                    _ => self.expression(&select.operand, below),
+                if let Expr::Ident(name) = &select.operand.expr {
+                    return self.variable(name, Some(&select.field));
                 }
+                self.expression(&select.operand, below)
             }
             Expr::Call(call) => self.call(call, below),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension, below),
@@ -276,9 +276,10 @@ fn literals(call: &CallExpr) -> Result<(), TemplateProblem> {
 }
 
 fn text(node: &IdedExpr) -> Option<&str> {
-    match &node.expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
-        _ => None,
+    if let Expr::Literal(LiteralValue::String(text)) = &node.expr {
+        Some(text.inner())
+    } else {
+        None
     }
 }
 
@@ -287,6 +288,10 @@ pub(super) fn event_path(node: &IdedExpr) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut node = node;
     loop {
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "whatever else it is, it is no path"
+        )]
         match &node.expr {
             Expr::Ident(name) if name == "event" && !names.is_empty() => {
                 names.reverse();

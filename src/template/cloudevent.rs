@@ -82,7 +82,7 @@ pub(super) fn read(
             {
                 structured(members)
             }
-            data => Ok(Content {
+            data @ (Data::Json(_) | Data::Text(_) | Data::Bytes(_)) => Ok(Content {
                 data,
                 cloudevent: None,
             }),

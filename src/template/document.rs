@@ -26,8 +26,8 @@ enum Node {
     Typed(Slot),
     /// A string with expressions in it.
     Text(Vec<Piece>),
-    List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    List(Vec<Self>),
+    Map(Vec<(String, Self)>),
 }
 
 #[derive(Debug)]
@@ -48,8 +48,17 @@ impl Template {
     /// # Errors
     /// The first expression that is not CEL, uses what does not exist, is over a limit, or fails whatever the message.
     pub fn compile(document: &Value) -> Result<Self, TemplateError> {
+        Self::compile_with_texts(document, &[])
+    }
+
+    /// The same, and strings under these paths always give texts: a number in a label would be refused by the API server.
+    ///
+    /// # Errors
+    /// As [`Template::compile`].
+    pub fn compile_with_texts(document: &Value, texts: &[&str]) -> Result<Self, TemplateError> {
         let compiled = stack::parsing(|| {
             let mut compiler = Compiler {
+                texts,
                 path: String::new(),
                 expressions: 0,
                 fixed: 0,
@@ -140,14 +149,15 @@ impl Slot {
     }
 }
 
-struct Compiler {
+struct Compiler<'t> {
+    texts: &'t [&'t str],
     path: String,
     expressions: usize,
     fixed: usize,
     depth: usize,
 }
 
-impl Compiler {
+impl Compiler<'_> {
     fn node(&mut self, value: &Value, depth: usize) -> Result<Node, TemplateError> {
         if depth > MAX_DOCUMENT_DEPTH {
             return Err(self.error("", TemplateProblem::DocumentTooDeep));
@@ -206,6 +216,7 @@ impl Compiler {
         }
         if let [Piece::Text(_) | Piece::Slot(_)] = pieces.as_slice() {
             return Ok(match pieces.pop() {
+                Some(Piece::Slot(slot)) if self.gives_text() => Node::Text(vec![Piece::Slot(slot)]),
                 Some(Piece::Slot(slot)) => Node::Typed(slot),
                 Some(Piece::Text(text)) => Node::Fixed(Value::String(text)),
                 None => Node::Fixed(Value::String(String::new())),
@@ -226,6 +237,15 @@ impl Compiler {
             path: self.path.clone(),
             expression,
         })
+    }
+
+    fn gives_text(&self) -> bool {
+        let under = |text: &str| {
+            self.path
+                .strip_prefix(text)
+                .is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
+        self.texts.iter().any(|text| under(text))
     }
 
     fn add(&mut self, bytes: usize) -> Result<(), TemplateError> {
@@ -269,7 +289,11 @@ impl Node {
                         .collect(),
                 ))
             }
-            other => other,
+            other @ (Self::Fixed(_)
+            | Self::Typed(_)
+            | Self::Text(_)
+            | Self::List(_)
+            | Self::Map(_)) => other,
         }
     }
 

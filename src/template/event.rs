@@ -283,35 +283,40 @@ mod tests {
 
     #[test]
     fn what_claims_to_be_a_cloudevent_and_is_none_is_refused() {
-        let claim = [("Content-Type", "application/cloudevents+json")];
-        let table: [(&[(&str, &str)], &[u8], &str); 8] = [
+        const CLAIM: [(&str, &str); 1] = [("Content-Type", "application/cloudevents+json")];
+        type Row = (
+            &'static [(&'static str, &'static str)],
+            &'static [u8],
+            &'static str,
+        );
+        let table: [Row; 8] = [
             (
-                &claim,
+                &CLAIM,
                 b"\xff",
                 "content-type `application/cloudevents+json` says CloudEvent, but the payload is not a JSON object",
             ),
             (
-                &claim,
+                &CLAIM,
                 b"[]",
                 "content-type `application/cloudevents+json` says CloudEvent, but the payload is not a JSON object",
             ),
             (
-                &claim,
+                &CLAIM,
                 br#"{"id":"7"}"#,
                 "the CloudEvent has no attribute `specversion` with a text",
             ),
             (
-                &claim,
+                &CLAIM,
                 br#"{"specversion":"1.0","id":7,"source":"s","type":"t"}"#,
                 "the CloudEvent has no attribute `id` with a text",
             ),
             (
-                &claim,
+                &CLAIM,
                 br#"{"specversion":"1.0","id":"7","source":"s","type":"t","data_base64":"%"}"#,
                 "`data_base64` of the CloudEvent is not base64: Invalid symbol 37, offset 0.",
             ),
             (
-                &claim,
+                &CLAIM,
                 br#"{"specversion":"1.0","id":"7","source":"s","type":"t","data_base64":1}"#,
                 "`data_base64` of the CloudEvent is no text",
             ),

@@ -25,6 +25,7 @@ mod tests;
 mod values;
 
 pub use document::Template;
+pub(crate) use error::nearest;
 pub use error::{RenderError, RenderErrorKind, TemplateError, TemplateProblem};
 pub use event::{DecodeError, Event};
 

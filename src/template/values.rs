@@ -115,7 +115,7 @@ pub(super) fn from_cel(value: &cel::Value, budget: &mut Budget) -> Result<Value,
             scalar(
                 Value::String(
                     text.strip_suffix("+00:00")
-                        .map_or(text.clone(), |text| format!("{text}Z")),
+                        .map_or_else(|| text.clone(), |text| format!("{text}Z")),
                 ),
                 budget,
             )?
