@@ -14,7 +14,7 @@ pub mod leader;
 pub mod ledger;
 pub mod message;
 pub mod runtime;
-//pub mod sensor;
+pub mod sensor;
 pub mod telemetry;
 pub mod template;
 pub mod wire;

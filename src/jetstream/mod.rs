@@ -30,6 +30,6 @@ pub use publish::{PublishError, PublishErrorKind, Published, publish};
 pub use pull::{PullEnd, PullError, PullEvent, Puller};
 pub use stream::{
     DeadLetterSpec, ManageError, Retention, StreamFacts, StreamSpec, dead_letter_subject, ensure_dead_letter,
-    ensure_stream, stream_facts,
+    ensure_stream, oldest_pending, stream_facts,
 };
 pub use watch::{Watch, WatchUpdate};

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::call::{ApiError, CallError, ReplyFault, read_reply};
 use super::connection::Connection;
@@ -282,6 +283,38 @@ pub async fn stream_facts(connection: &Connection, stream: &str) -> Result<Strea
     let info = stream_info(connection, stream).await?;
     let info = info.ok_or_else(|| ManageError::StreamMissing { stream: stream.to_owned() })?;
     Ok(facts(&info, false, Vec::new()))
+}
+
+/// When the first message from `sequence` on, of these subjects, was stored, in nanoseconds since 1970; none where there
+/// is no such message.
+pub async fn oldest_pending(
+    connection: &Connection,
+    stream: &str,
+    subject: &str,
+    sequence: u64,
+) -> Result<Option<i64>, ManageError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        message: Stored,
+    }
+    #[derive(Deserialize)]
+    struct Stored {
+        time: String,
+    }
+    check_name("stream", stream)?;
+    let what = || format!("read the oldest message of stream {stream:?}");
+    let body = json!({"seq": sequence, "next_by_subj": subject});
+    match api::<Answer>(connection, what, format!("$JS.API.STREAM.MSG.GET.{stream}"), &body).await {
+        Ok(answer) => {
+            let time: jiff::Timestamp = answer.message.time.parse().map_err(|error| ManageError::Decode {
+                what: what(),
+                source: serde::de::Error::custom(error),
+            })?;
+            Ok(i64::try_from(time.as_nanosecond()).ok())
+        }
+        Err(error) if error.err_code() == Some(ApiError::NO_MESSAGE_FOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Looks up the stream that a sensor reads, or makes it where that is allowed.

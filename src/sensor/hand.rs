@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::shared::{Alert, Shared};
-use super::trigger::{Created, Trigger};
+use super::trigger::{Created, Trigger, log_line};
 use crate::clock;
 use crate::jetstream::{Ack, AckError, CallErrorKind, Delivery, publish};
 use crate::message::{
@@ -151,7 +151,7 @@ impl Hand {
                 let limiter = self.shared.limiter.clone();
                 Box::pin(async move { limiter.acquire().await })
             }
-            Trigger::Log { silent: _ } => Box::pin(std::future::ready(None)),
+            Trigger::Log { .. } => Box::pin(std::future::ready(None)),
         }
     }
 
@@ -224,7 +224,7 @@ impl Hand {
     fn object_name(&self) -> String {
         match &self.shared.trigger {
             Trigger::Kubernetes(trigger) => self.id.object_name(&trigger.prefix),
-            Trigger::Log { silent: _ } => String::new(),
+            Trigger::Log { .. } => String::new(),
         }
     }
 
@@ -233,7 +233,7 @@ impl Hand {
         Box::pin(async move {
             match &shared.trigger {
                 Trigger::Kubernetes(trigger) => Event::Looked(trigger.look_up(&id).await),
-                Trigger::Log { silent: _ } => Event::Looked(crate::message::Looked::Absent),
+                Trigger::Log { .. } => Event::Looked(crate::message::Looked::Absent),
             }
         })
     }
@@ -243,7 +243,7 @@ impl Hand {
         Box::pin(async move {
             match &shared.trigger {
                 Trigger::Kubernetes(trigger) => Event::Version(trigger.version().await),
-                Trigger::Log { silent: _ } => Event::Version(None),
+                Trigger::Log { .. } => Event::Version(None),
             }
         })
     }
@@ -257,22 +257,16 @@ impl Hand {
                 }
                 Err(dead) => Event::Rendered(Err(dead)),
             },
-            Trigger::Log { silent: _ } => Event::Rendered(Ok(())),
+            Trigger::Log { .. } => Event::Rendered(Ok(())),
         }
     }
 
     fn create(&mut self, send_by: Instant) -> Call {
         let shared = Arc::clone(&self.shared);
         match &self.shared.trigger {
-            Trigger::Log { silent } => {
+            Trigger::Log { silent, level } => {
                 if !silent {
-                    tracing::info!(
-                        sequence = self.delivery.sequence,
-                        subject = self.delivery.subject.as_str(),
-                        bytes = self.delivery.payload.len(),
-                        payload = String::from_utf8_lossy(self.delivery.payload.get(..256).unwrap_or(&self.delivery.payload)).as_ref(),
-                        "event"
-                    );
+                    log_line(&self.delivery, *level);
                 }
                 shared.metrics.triggers.inc(TriggerOutcome::Done);
                 Box::pin(std::future::ready(Event::Created))
@@ -329,7 +323,7 @@ impl Hand {
     fn settle(&self, how: Settle) -> Call {
         let (shared, delivery) = (Arc::clone(&self.shared), Arc::clone(&self.delivery));
         Box::pin(async move {
-            let reply = delivery.reply.clone();
+            let reply = &delivery.reply;
             let result = match how {
                 Settle::Ack => shared.acker.ack(reply, Ack::Ack).await,
                 Settle::Term(reason) => shared.acker.ack(reply, Ack::Term(reason.as_str())).await,

@@ -197,7 +197,7 @@ impl Lane {
         let now = clock::now();
         match news {
             News::Made(credit) => {
-                if matches!(self.shared.trigger, Trigger::Log { silent: _ }) {
+                if matches!(self.shared.trigger, Trigger::Log { .. }) {
                     // Nothing stays of a line in the log: its settle time is 0.
                     self.credits.returned(&credit);
                 } else {
@@ -341,7 +341,7 @@ impl Lane {
             not_before: self.freshness.not_before(),
             effect: match self.shared.trigger {
                 Trigger::Kubernetes(_) => Effect::Object,
-                Trigger::Log { silent: _ } => Effect::Instant,
+                Trigger::Log { .. } => Effect::Instant,
             },
         };
         if delivery.delivered == 1 {
@@ -365,7 +365,7 @@ impl Lane {
         let credit = CreditId { holder: HolderId::new("none"), number: 0 };
         let nak = async move {
             // Where this fails the message comes again when its ack wait is over.
-            let returned = shared.acker.ack(delivery.reply.clone(), Ack::Nak(LATE_DELAY)).await;
+            let returned = shared.acker.ack(&delivery.reply, Ack::Nak(LATE_DELAY)).await;
             let outcome =
                 if returned.is_ok() { Outcome::Again(Why::LeaseOver) } else { Outcome::Abandoned(Why::LeaseOver) };
             Ended { sequence, credit, outcome }
@@ -520,9 +520,9 @@ impl Lane {
             Some(grant) => Heard::Live(grant.reason),
         };
         let local = Reasons::NONE
-            .with_if(Reason::NatsDown, !self.known_connection.up)
-            .with_if(Reason::ConsumerPaused, waiting.paused)
-            .with_if(Reason::Shutdown, self.stopping.is_some());
+            .with_if(!self.known_connection.up, Reason::NatsDown)
+            .with_if(waiting.paused, Reason::ConsumerPaused)
+            .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {
             credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),

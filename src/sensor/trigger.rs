@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::api::LogLevel;
 use crate::jetstream::Delivery;
 use crate::k8s::{CallError, Cluster, Kind, Sight};
 use crate::message::{
@@ -15,6 +16,9 @@ use crate::template::{Event, Template};
 /// How long a read of the API server may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How much of a payload the log trigger shows, in bytes.
+const LINE: usize = 256;
+
 /// What a message causes.
 pub(super) enum Trigger {
     /// An object in the quota's namespace.
@@ -23,6 +27,8 @@ pub(super) enum Trigger {
     Log {
         /// Says nothing: for benchmarks.
         silent: bool,
+        /// The level of the line.
+        level: LogLevel,
     },
 }
 
@@ -141,4 +147,19 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// The line of the log trigger.
+pub(super) fn log_line(delivery: &Delivery, level: LogLevel) {
+    let shown = delivery.payload.get(..LINE).unwrap_or(&delivery.payload);
+    let payload = String::from_utf8_lossy(shown);
+    let (subject, sequence, bytes) = (delivery.subject.as_str(), delivery.sequence, delivery.payload.len());
+    let payload = payload.as_ref();
+    match level {
+        LogLevel::Error => tracing::error!(subject, sequence, bytes, payload, "event"),
+        LogLevel::Warn => tracing::warn!(subject, sequence, bytes, payload, "event"),
+        LogLevel::Info => tracing::info!(subject, sequence, bytes, payload, "event"),
+        LogLevel::Debug => tracing::debug!(subject, sequence, bytes, payload, "event"),
+        LogLevel::Trace => tracing::trace!(subject, sequence, bytes, payload, "event"),
+    }
 }

@@ -1,6 +1,8 @@
 //! The closed sets of label values. A label never carries a message id or an error's text: each of its values is here, is
 //! a reason of the gate, or is the name of a Kubernetes resource.
 
+use crate::message::DeadReason;
+
 /// One value out of a closed set that may stand in a label.
 pub trait LabelValue: Copy + 'static {
     /// Every value, in the order of [`LabelValue::index`].
@@ -72,15 +74,6 @@ label_values! {
         Other = "other": "an answer that no rule names",
     }
 
-    /// Why a message is a dead letter.
-    DeadReason {
-        Payload = "payload": "the data cannot be read",
-        Template = "template": "the template fails on this event",
-        Invalid = "invalid": "the target calls the effect invalid",
-        Identity = "identity": "an object of another message has its name",
-        Doubt = "doubt": "it may have had its effect in a gap of the record (`ON_DOUBT=dead`)",
-    }
-
     /// Where a credit is in its life.
     CreditState {
         Unused = "unused": "granted and without a message",
@@ -116,6 +109,22 @@ label_values! {
     WatchKind {
         Quotas = "quotas": "ResourceQuota objects",
         Objects = "objects": "metadata of the counted kind",
+    }
+}
+
+impl LabelValue for DeadReason {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+
+    fn meaning(self) -> &'static str {
+        self.sentence()
+    }
+
+    fn index(self) -> usize {
+        self as usize
     }
 }
 
