@@ -17,16 +17,11 @@ mod settings_tests;
 mod table;
 mod yaml;
 
-pub use names::{
-    MAX_PREFIX_BYTES, NameError, check_subject, dns_label, dns_subdomain, stream_name,
-};
+pub use names::{MAX_PREFIX_BYTES, NameError, check_subject, dns_label, dns_subdomain, stream_name};
 pub use nats::{Material, NatsAuth, NatsSettings, NatsTls, Secret};
 pub use problem::{Problem, ProblemKind, SettingsError};
-pub use sensor_file::{
-    KubernetesTrigger, LogLevel, LogTrigger, Sensor, SensorFileContext, SensorFileError, Trigger,
-};
+pub use sensor_file::{KubernetesTrigger, LogLevel, LogTrigger, Sensor, SensorFileContext, SensorFileError, Trigger};
 pub use settings::{
-    ArgsError, DeliverPolicy, Effective, LogFormat, OnDoubt, Origin, QuotaSettings, Settings,
-    SettingsArgs, Source,
+    ArgsError, DeliverPolicy, Effective, LogFormat, OnDoubt, Origin, QuotaSettings, Settings, SettingsArgs, Source,
 };
 pub use table::{SETTINGS, Setting, markdown};

@@ -41,11 +41,7 @@ pub const MAX_PREFIX_BYTES: usize = 63 - 26;
 /// # Errors
 /// Where it is none.
 pub fn dns_label(name: &str) -> Result<(), NameError> {
-    if is_label(name) {
-        Ok(())
-    } else {
-        Err(NameError::Label(name.to_owned()))
-    }
+    if is_label(name) { Ok(()) } else { Err(NameError::Label(name.to_owned())) }
 }
 
 fn is_label(name: &str) -> bool {
@@ -63,32 +59,20 @@ fn is_label(name: &str) -> bool {
 pub fn dns_subdomain(name: &str) -> Result<(), NameError> {
     // Parts of a subdomain are not bound to 63 characters in Kubernetes; the whole is.
     let part = |part: &str| {
-        let edge = |byte: Option<&u8>| {
-            byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-        };
+        let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         let bytes = part.as_bytes();
         edge(bytes.first())
             && edge(bytes.last())
-            && bytes
-                .iter()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
+            && bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
     };
     let ok = name.len() <= 253 && name.split('.').all(part);
-    if ok {
-        Ok(())
-    } else {
-        Err(NameError::Subdomain(name.to_owned()))
-    }
+    if ok { Ok(()) } else { Err(NameError::Subdomain(name.to_owned())) }
 }
 
 /// The prefix of derived names. It may end in `-`, because 26 letters and digits follow.
 pub(super) fn prefix(prefix: &str) -> Result<(), NameError> {
     let ok = prefix.len() <= MAX_PREFIX_BYTES && is_label(&format!("{prefix}0"));
-    if ok {
-        Ok(())
-    } else {
-        Err(NameError::Prefix(prefix.to_owned()))
-    }
+    if ok { Ok(()) } else { Err(NameError::Prefix(prefix.to_owned())) }
 }
 
 /// A JetStream stream name.
@@ -97,14 +81,8 @@ pub(super) fn prefix(prefix: &str) -> Result<(), NameError> {
 /// Where the server would refuse it.
 pub fn stream_name(name: &str) -> Result<(), NameError> {
     let ok = (1..=255).contains(&name.len())
-        && name
-            .chars()
-            .all(|char| !char.is_whitespace() && !char.is_control() && !".*>/\\".contains(char));
-    if ok {
-        Ok(())
-    } else {
-        Err(NameError::Stream(name.to_owned()))
-    }
+        && name.chars().all(|char| !char.is_whitespace() && !char.is_control() && !".*>/\\".contains(char));
+    if ok { Ok(()) } else { Err(NameError::Stream(name.to_owned())) }
 }
 
 /// A NATS subject that may have wildcards.
@@ -112,19 +90,11 @@ pub fn stream_name(name: &str) -> Result<(), NameError> {
 /// # Errors
 /// Where the server would refuse it.
 pub fn check_subject(subject: &str) -> Result<(), NameError> {
-    let problem = |problem| {
-        Err(NameError::Subject {
-            subject: subject.to_owned(),
-            problem,
-        })
-    };
+    let problem = |problem| Err(NameError::Subject { subject: subject.to_owned(), problem });
     if subject.is_empty() {
         return problem("it is empty; `>` takes every subject of the stream");
     }
-    if subject
-        .chars()
-        .any(|char| char.is_whitespace() || char.is_control())
-    {
+    if subject.chars().any(|char| char.is_whitespace() || char.is_control()) {
         return problem("spaces and control characters are not allowed");
     }
     let mut tokens = subject.split('.').peekable();
@@ -175,9 +145,7 @@ mod tests {
         for good in [">", "*", "orders.>", "orders.*.eu", "a", "$KV.x"] {
             assert_eq!(check_subject(good), Ok(()), "{good}");
         }
-        for bad in [
-            "", ".", "a.", ".a", "a..b", "a b", "a.>.b", "a*", "a.b>", ">.a", "**",
-        ] {
+        for bad in ["", ".", "a.", ".a", "a..b", "a b", "a.>.b", "a*", "a.b>", ">.a", "**"] {
             assert!(check_subject(bad).is_err(), "{bad}");
         }
     }

@@ -85,11 +85,7 @@ impl NatsSettings {
     /// The servers as they may be logged.
     #[must_use]
     pub fn urls_shown(&self) -> String {
-        let shown: Vec<String> = self
-            .urls
-            .iter()
-            .map(|url| without_userinfo(url.expose()))
-            .collect();
+        let shown: Vec<String> = self.urls.iter().map(|url| without_userinfo(url.expose())).collect();
         shown.join(",")
     }
 }
@@ -101,19 +97,13 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     let mut urls = Vec::new();
     let mut userinfo = false;
     for item in text.split(',').map(str::trim) {
-        let url = if item.contains("://") {
-            item.to_owned()
-        } else {
-            format!("nats://{item}")
-        };
+        let url = if item.contains("://") { item.to_owned() } else { format!("nats://{item}") };
         let refused = || form(&without_userinfo(item), URL);
         let (scheme, rest) = url.split_once("://").ok_or_else(refused)?;
         if !matches!(scheme, "nats" | "tls") {
             return Err(refused());
         }
-        let (user, address) = rest
-            .rsplit_once('@')
-            .map_or((None, rest), |(user, address)| (Some(user), address));
+        let (user, address) = rest.rsplit_once('@').map_or((None, rest), |(user, address)| (Some(user), address));
         userinfo |= user.is_some();
         if !is_address(address.trim_end_matches('/')) {
             return Err(refused());
@@ -128,16 +118,9 @@ fn is_address(address: &str) -> bool {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (address, None),
     };
-    let v6 = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host_ok = v6.map_or_else(
-        || {
-            !host.is_empty()
-                && host
-                    .chars()
-                    .all(|char| char.is_ascii_alphanumeric() || "-._".contains(char))
-        },
+        || !host.is_empty() && host.chars().all(|char| char.is_ascii_alphanumeric() || "-._".contains(char)),
         |v6| v6.parse::<std::net::Ipv6Addr>().is_ok(),
     );
     host_ok && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
@@ -147,9 +130,7 @@ fn is_address(address: &str) -> bool {
 #[must_use]
 pub(super) fn without_userinfo(text: &str) -> String {
     let one = |url: &str| {
-        let (scheme, rest) = url
-            .split_once("://")
-            .map_or(("", url), |(scheme, rest)| (scheme, rest));
+        let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
         let separator = if url.contains("://") { "://" } else { "" };
         match rest.rsplit_once('@') {
             Some((_, address)) => format!("{scheme}{separator}...@{address}"),
@@ -171,14 +152,11 @@ pub(super) fn material(text: &str) -> Material {
 /// A seed of a user: 58 characters of base32 that begin with `SU`.
 pub(super) fn seed(text: &str) -> Result<Material, ProblemKind> {
     let text = text.trim();
-    let ok = text.len() == 58
-        && text.starts_with("SU")
-        && text.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'));
+    let ok = text.len() == 58 && text.starts_with("SU") && text.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'));
     if ok {
         return Ok(Material::Inline(Secret::new(text.to_owned())));
     }
-    let allowed =
-        "the seed of a user, 58 characters that begin with SU; a path belongs to NATS_NKEY_FILE";
+    let allowed = "the seed of a user, 58 characters that begin with SU; a path belongs to NATS_NKEY_FILE";
     Err(ProblemKind::SecretForm { allowed })
 }
 
@@ -190,28 +168,12 @@ mod tests {
     fn lists_of_urls() {
         let (read, userinfo) = urls("nats://a:4222, b , tls://[::1]:4223,c-1.ns.svc:1").unwrap();
         let shown: Vec<&str> = read.iter().map(Secret::expose).collect();
-        assert_eq!(
-            shown,
-            [
-                "nats://a:4222",
-                "nats://b",
-                "tls://[::1]:4223",
-                "nats://c-1.ns.svc:1"
-            ]
-        );
+        assert_eq!(shown, ["nats://a:4222", "nats://b", "tls://[::1]:4223", "nats://c-1.ns.svc:1"]);
         assert!(!userinfo);
         assert!(urls("nats://u:p@a").unwrap().1);
-        for bad in [
-            "",
-            "http://a",
-            "nats://",
-            "nats://a:0",
-            "nats://a:x",
-            "nats://a b",
-            "a,,b",
-            "nats://[::g]",
-            "ws://a",
-        ] {
+        for bad in
+            ["", "http://a", "nats://", "nats://a:0", "nats://a:x", "nats://a b", "a,,b", "nats://[::g]", "ws://a"]
+        {
             assert!(urls(bad).is_err(), "{bad}");
         }
         let error = urls("nats://u:secret@a:b").unwrap_err().to_string();
@@ -219,13 +181,7 @@ mod tests {
             error,
             "`nats://...@a:b` is not allowed; allowed is a comma list of URLs such as nats://host:4222 or tls://host:4222"
         );
-        assert_eq!(
-            without_userinfo("nats://u:p@x@a,b,c:d@e"),
-            "nats://...@a,b,...@e"
-        );
-        assert_eq!(
-            format!("{read:?}"),
-            "[(not shown), (not shown), (not shown), (not shown)]"
-        );
+        assert_eq!(without_userinfo("nats://u:p@x@a,b,c:d@e"), "nats://...@a,b,...@e");
+        assert_eq!(format!("{read:?}"), "[(not shown), (not shown), (not shown), (not shown)]");
     }
 }

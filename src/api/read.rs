@@ -11,9 +11,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
         let (number, tail) = rest.split_at_checked(digits)?;
-        let unit = tail
-            .find(|char: char| !char.is_ascii_alphabetic())
-            .unwrap_or(tail.len());
+        let unit = tail.find(|char: char| !char.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(unit)?;
         let nanos: u128 = match unit {
             "ms" => 1_000_000,
@@ -31,9 +29,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         total = total.checked_add(parts.checked_mul(nanos)? / scale)?;
         rest = tail;
     }
-    (!text.is_empty())
-        .then(|| u64::try_from(total).ok().map(Duration::from_nanos))
-        .flatten()
+    (!text.is_empty()).then(|| u64::try_from(total).ok().map(Duration::from_nanos)).flatten()
 }
 
 /// Seconds without a unit, or a duration.
@@ -65,11 +61,7 @@ pub(super) fn bounded(
 ) -> Result<Duration, ProblemKind> {
     let value = read(text).ok_or_else(|| form(text, allowed))?;
     if value < least || value > most {
-        return Err(ProblemKind::Range {
-            value: text.to_owned(),
-            least,
-            most,
-        });
+        return Err(ProblemKind::Range { value: text.to_owned(), least, most });
     }
     Ok(value)
 }
@@ -77,35 +69,23 @@ pub(super) fn bounded(
 /// A whole number within bounds.
 pub(super) fn number(text: &str, least: u32, most: u32) -> Result<u32, ProblemKind> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let value = text
-        .parse()
-        .ok()
-        .filter(|value| digits && (least..=most).contains(value));
+    let value = text.parse().ok().filter(|value| digits && (least..=most).contains(value));
     value.ok_or_else(|| form(text, &format!("a whole number from {least} to {most}")))
 }
 
 /// One word of a set.
 pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, ProblemKind> {
-    let found = words
-        .iter()
-        .find(|(word, _)| word.eq_ignore_ascii_case(text));
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
     found.map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let (last, rest) = words.split_last().unwrap_or((&"", &[]));
-        let joined = if rest.is_empty() {
-            (*last).to_owned()
-        } else {
-            format!("{} or {last}", rest.join(", "))
-        };
+        let joined = if rest.is_empty() { (*last).to_owned() } else { format!("{} or {last}", rest.join(", ")) };
         form(text, &joined)
     })
 }
 
 pub(super) fn form(value: &str, allowed: &str) -> ProblemKind {
-    ProblemKind::Form {
-        value: value.to_owned(),
-        allowed: allowed.to_owned(),
-    }
+    ProblemKind::Form { value: value.to_owned(), allowed: allowed.to_owned() }
 }
 
 #[cfg(test)]
@@ -123,28 +103,16 @@ mod tests {
             ("0s", 0),
             ("0.25h", 900_000),
         ] {
-            assert_eq!(
-                duration(text),
-                Some(Duration::from_millis(millis)),
-                "{text}"
-            );
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
         let long = format!("{}s", "9".repeat(12));
-        for text in [
-            "", "5", "s", "5 s", "-5s", "5d", "5S", ".5s", "5.s", "1e3s", "5s5", "1.2.3s", &long,
-        ] {
+        for text in ["", "5", "s", "5 s", "-5s", "5d", "5S", ".5s", "5.s", "1e3s", "5s5", "1.2.3s", &long] {
             assert_eq!(duration(text), None, "{text}");
         }
         assert_eq!(seconds_or_duration("30"), Some(Duration::from_secs(30)));
         assert_eq!(seconds_or_duration("30s"), Some(Duration::from_secs(30)));
         assert_eq!(seconds_or_duration("-30"), None);
-        for (millis, text) in [
-            (0, "0s"),
-            (500, "500ms"),
-            (90_000, "90s"),
-            (120_000, "2m"),
-            (3_600_000, "1h"),
-        ] {
+        for (millis, text) in [(0, "0s"), (500, "500ms"), (90_000, "90s"), (120_000, "2m"), (3_600_000, "1h")] {
             assert_eq!(duration_text(Duration::from_millis(millis)), text);
         }
     }

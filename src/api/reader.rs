@@ -13,8 +13,7 @@ use super::problem::{Problem, ProblemKind};
 use super::read::{bounded, duration, form, number, seconds_or_duration, word};
 use super::resources::resources;
 use super::settings::{
-    DeliverPolicy, Effective, LogFormat, OnDoubt, Origin, QuotaSettings, Settings, SettingsArgs,
-    Source,
+    DeliverPolicy, Effective, LogFormat, OnDoubt, Origin, QuotaSettings, Settings, SettingsArgs, Source,
 };
 use super::table::{self, SETTINGS};
 
@@ -25,17 +24,12 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(args: &SettingsArgs, env: impl Iterator<Item = (String, String)>) -> Self {
-        let mut reader = Self {
-            given: BTreeMap::new(),
-            problems: Vec::new(),
-        };
+        let mut reader = Self { given: BTreeMap::new(), problems: Vec::new() };
         let mut unknown = Vec::new();
         for (name, value) in env {
             match table::find(&name) {
                 Some(setting) if !value.is_empty() => {
-                    reader
-                        .given
-                        .insert(setting.variable, (value, Origin::Variable));
+                    reader.given.insert(setting.variable, (value, Origin::Variable));
                 }
                 Some(_) => {}
                 None if name.starts_with("BACKPRESSURE_") => unknown.push(name),
@@ -46,20 +40,13 @@ impl Reader {
         for name in unknown {
             // Without what they have in common, which would make every name near.
             let given = name.trim_start_matches("BACKPRESSURE_");
-            let ends = SETTINGS
-                .iter()
-                .filter_map(|setting| setting.variable.strip_prefix("BACKPRESSURE_"));
+            let ends = SETTINGS.iter().filter_map(|setting| setting.variable.strip_prefix("BACKPRESSURE_"));
             let end = nearest(given, ends);
             let nearest = SETTINGS
                 .iter()
                 .map(|setting| setting.variable)
-                .find(|variable| {
-                    end.is_some_and(|end| variable.strip_prefix("BACKPRESSURE_") == Some(end))
-                });
-            reader.problems.push(Problem {
-                setting: name,
-                kind: ProblemKind::Unknown { nearest },
-            });
+                .find(|variable| end.is_some_and(|end| variable.strip_prefix("BACKPRESSURE_") == Some(end)));
+            reader.problems.push(Problem { setting: name, kind: ProblemKind::Unknown { nearest } });
         }
         for (variable, value) in args.given() {
             if !value.is_empty() {
@@ -71,10 +58,7 @@ impl Reader {
 
     /// The value of a setting, given or by default; nothing where it has neither.
     fn text(&self, variable: &'static str) -> Option<String> {
-        let given = self
-            .given
-            .get(variable)
-            .map(|(value, _)| value.trim().to_owned());
+        let given = self.given.get(variable).map(|(value, _)| value.trim().to_owned());
         let default = || table::find(variable).map(|setting| setting.default.to_owned());
         given.or_else(default).filter(|text| !text.is_empty())
     }
@@ -91,11 +75,7 @@ impl Reader {
         self.problems.push(Problem { setting, kind });
     }
 
-    fn read<T>(
-        &mut self,
-        variable: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, ProblemKind>,
-    ) -> Option<T> {
+    fn read<T>(&mut self, variable: &'static str, parse: impl FnOnce(&str) -> Result<T, ProblemKind>) -> Option<T> {
         let text = self.text(variable)?;
         match parse(&text) {
             Ok(value) => Some(value),
@@ -108,14 +88,7 @@ impl Reader {
 
     fn duration(&mut self, variable: &'static str, bounds: (u64, u64)) -> Option<Duration> {
         let bounds = (Duration::from_secs(bounds.0), Duration::from_secs(bounds.1));
-        self.read(variable, |text| {
-            bounded(
-                text,
-                duration,
-                "a duration such as 500ms, 10s or 5m",
-                bounds,
-            )
-        })
+        self.read(variable, |text| bounded(text, duration, "a duration such as 500ms, 10s or 5m", bounds))
     }
 
     /// Everything is read, so that every problem is found; nothing is given back where one was.
@@ -125,35 +98,21 @@ impl Reader {
         let (quota, warnings) = self.quota(namespace.clone());
         let sensor_name = self.read(table::SENSOR_NAME, |text| named(text, names::dns_label));
         let sensor_file = self.read(table::SENSOR_FILE, |text| Ok(PathBuf::from(text)));
-        let policies = [
-            ("new", DeliverPolicy::New),
-            ("all", DeliverPolicy::All),
-            ("last", DeliverPolicy::Last),
-        ];
+        let policies = [("new", DeliverPolicy::New), ("all", DeliverPolicy::All), ("last", DeliverPolicy::Last)];
         let deliver_policy = self.read(table::DELIVER_POLICY, |text| word(text, &policies));
         let ack_wait = self.duration(table::ACK_WAIT, (2, 86_400));
         let create_timeout = self.duration(table::CREATE_TIMEOUT, (1, 60));
         self.ack_wait_fits(ack_wait, create_timeout);
-        let redelivery_pause = self.read(table::REDELIVERY_PAUSE, |text| {
-            word(text, &[("on", true), ("off", false)])
-        });
+        let redelivery_pause = self.read(table::REDELIVERY_PAUSE, |text| word(text, &[("on", true), ("off", false)]));
         let max_in_flight = self.read(table::MAX_IN_FLIGHT, |text| number(text, 1, 65_536));
-        let dead_letter_stream = self.read(table::DEAD_LETTER_STREAM, |text| {
-            named(text, names::stream_name)
-        });
+        let dead_letter_stream = self.read(table::DEAD_LETTER_STREAM, |text| named(text, names::stream_name));
         let doubts = [("create", OnDoubt::Create), ("dead", OnDoubt::Dead)];
         let on_doubt = self.read(table::ON_DOUBT, |text| word(text, &doubts));
         let instance = self.read(table::INSTANCE, instance).unwrap_or_default();
         let metrics_port = self.read(table::METRICS_PORT, |text| number(text, 0, 65_535));
-        let metrics_prefix = self
-            .read(table::METRICS_PREFIX, metrics_prefix)
-            .unwrap_or_default();
-        let log_format = self.read(table::LOG_FORMAT, |text| {
-            word(
-                text,
-                &[("json", LogFormat::Json), ("plain", LogFormat::Plain)],
-            )
-        });
+        let metrics_prefix = self.read(table::METRICS_PREFIX, metrics_prefix).unwrap_or_default();
+        let log_format =
+            self.read(table::LOG_FORMAT, |text| word(text, &[("json", LogFormat::Json), ("plain", LogFormat::Plain)]));
         let log_level = self.read(table::LOG_LEVEL, log_level);
         let shutdown_grace = self.duration(table::SHUTDOWN_GRACE, (1, 3_600));
         let nats = self.nats();
@@ -192,19 +151,11 @@ impl Reader {
         let ratio = self.read(table::CAPACITY_RATIO, |text| Ok(text.parse::<Ratio>()?));
         let poll_interval = self.read(table::POLL_INTERVAL, |text| {
             let bounds = (Duration::from_millis(100), Duration::from_secs(86_400));
-            bounded(
-                text,
-                seconds_or_duration,
-                "seconds such as 30, or a duration such as 500ms, 10s or 5m",
-                bounds,
-            )
+            bounded(text, seconds_or_duration, "seconds such as 30, or a duration such as 500ms, 10s or 5m", bounds)
         });
         let signal_max_age = self.duration(table::SIGNAL_MAX_AGE, (1, 3_600));
         let settle_time = self.duration(table::SETTLE_TIME, (0, 3_600));
-        let sources = [
-            ("controller", Source::Controller),
-            ("apiserver", Source::Apiserver),
-        ];
+        let sources = [("controller", Source::Controller), ("apiserver", Source::Apiserver)];
         let source = self.read(table::SOURCE, |text| word(text, &sources));
         if !self.is_given(table::QUOTA_NAME) {
             return (None, self.without_effect());
@@ -226,18 +177,13 @@ impl Reader {
 
     fn without_effect(&self) -> Vec<String> {
         // The namespace is also where objects are created.
-        let ours =
-            |name: &&&str| name.starts_with("BACKPRESSURE_") && **name != table::QUOTA_NAMESPACE;
+        let ours = |name: &&&str| name.starts_with("BACKPRESSURE_") && **name != table::QUOTA_NAMESPACE;
         let idle: Vec<&str> = self.given.keys().filter(ours).copied().collect();
         if idle.is_empty() {
             return Vec::new();
         }
         let have = if idle.len() == 1 { "has" } else { "have" };
-        vec![format!(
-            "{} {have} no effect without {}: gating is off",
-            idle.join(", "),
-            table::QUOTA_NAME
-        )]
+        vec![format!("{} {have} no effect without {}: gating is off", idle.join(", "), table::QUOTA_NAME)]
     }
 
     fn ack_wait_fits(&mut self, ack_wait: Option<Duration>, create_timeout: Option<Duration>) {
@@ -257,46 +203,24 @@ impl Reader {
 
     fn nats(&mut self) -> Option<NatsSettings> {
         let urls = self.read(table::NATS_URL, nats::urls);
-        let creds = self.material(table::NATS_CREDS, table::NATS_CREDS_FILE, |text| {
-            Ok(nats::material(text))
-        });
+        let creds = self.material(table::NATS_CREDS, table::NATS_CREDS_FILE, |text| Ok(nats::material(text)));
         let nkey = self.material(table::NATS_NKEY, table::NATS_NKEY_FILE, nats::seed);
         let token = self.material(table::NATS_TOKEN, table::NATS_TOKEN_FILE, inline);
         let user = self.text(table::NATS_USER);
         let password = self.material(table::NATS_PASSWORD, table::NATS_PASSWORD_FILE, inline);
         let tls = NatsTls {
-            ca: self.material(table::NATS_CA, table::NATS_CA_FILE, |text| {
-                Ok(nats::material(text))
-            }),
-            cert: self.material(table::NATS_CERT, table::NATS_CERT_FILE, |text| {
-                Ok(nats::material(text))
-            }),
-            key: self.material(table::NATS_KEY, table::NATS_KEY_FILE, |text| {
-                Ok(nats::material(text))
-            }),
+            ca: self.material(table::NATS_CA, table::NATS_CA_FILE, |text| Ok(nats::material(text))),
+            cert: self.material(table::NATS_CERT, table::NATS_CERT_FILE, |text| Ok(nats::material(text))),
+            key: self.material(table::NATS_KEY, table::NATS_KEY_FILE, |text| Ok(nats::material(text))),
             first: self
-                .read(table::NATS_TLS_FIRST, |text| {
-                    word(text, &[("true", true), ("false", false)])
-                })
+                .read(table::NATS_TLS_FIRST, |text| word(text, &[("true", true), ("false", false)]))
                 .unwrap_or_default(),
         };
-        self.pair(
-            table::NATS_CERT,
-            table::NATS_CERT_FILE,
-            table::NATS_KEY,
-            table::NATS_KEY_FILE,
-        );
-        self.pair(
-            table::NATS_USER,
-            table::NATS_USER,
-            table::NATS_PASSWORD,
-            table::NATS_PASSWORD_FILE,
-        );
+        self.pair(table::NATS_CERT, table::NATS_CERT_FILE, table::NATS_KEY, table::NATS_KEY_FILE);
+        self.pair(table::NATS_USER, table::NATS_USER, table::NATS_PASSWORD, table::NATS_PASSWORD_FILE);
         let (urls, userinfo) = urls?;
         self.one_way_in(userinfo);
-        let password = user
-            .zip(password)
-            .map(|(user, password)| NatsAuth::Password { user, password });
+        let password = user.zip(password).map(|(user, password)| NatsAuth::Password { user, password });
         let auth = creds
             .map(NatsAuth::Creds)
             .or_else(|| nkey.map(NatsAuth::Nkey))
@@ -312,16 +236,10 @@ impl Reader {
         parse: fn(&str) -> Result<Material, ProblemKind>,
     ) -> Option<Material> {
         if self.is_given(variable) && self.is_given(file) {
-            self.problem(
-                variable,
-                ProblemKind::Together(format!("{file} is set too; allowed is one of the two")),
-            );
+            self.problem(variable, ProblemKind::Together(format!("{file} is set too; allowed is one of the two")));
         }
         let inline = self.read(variable, parse);
-        inline.or_else(|| {
-            self.text(file)
-                .map(|path| Material::File(PathBuf::from(path)))
-        })
+        inline.or_else(|| self.text(file).map(|path| Material::File(PathBuf::from(path))))
     }
 
     /// Two settings that only make sense together, each given as itself or as a file.
@@ -333,10 +251,7 @@ impl Reader {
             (false, true) => (one, other),
             (true, true) | (false, false) => return,
         };
-        self.problem(
-            missing,
-            ProblemKind::Together(format!("it is needed, because {given} is set")),
-        );
+        self.problem(missing, ProblemKind::Together(format!("it is needed, because {given} is set")));
     }
 
     fn one_way_in(&mut self, userinfo: bool) {
@@ -356,10 +271,7 @@ impl Reader {
             }
         }
         if let [first, _, ..] = used.as_slice() {
-            let problem = format!(
-                "{} are set; allowed is one way to authenticate",
-                used.join(" and ")
-            );
+            let problem = format!("{} are set; allowed is one way to authenticate", used.join(" and "));
             let first = *first;
             self.problem(first, ProblemKind::Together(problem));
         }
@@ -372,26 +284,17 @@ impl Reader {
             let value = match given {
                 Some(_) if setting.secret => "(not shown)".to_owned(),
                 Some((value, _)) if value.contains("-----BEGIN") => "(inline)".to_owned(),
-                Some((value, _)) if setting.variable == table::NATS_URL => {
-                    nats::without_userinfo(value)
-                }
+                Some((value, _)) if setting.variable == table::NATS_URL => nats::without_userinfo(value),
                 Some((value, _)) => value.clone(),
                 None => setting.default.to_owned(),
             };
-            Effective {
-                name: setting.variable,
-                value,
-                origin,
-            }
+            Effective { name: setting.variable, value, origin }
         });
         effective.collect()
     }
 }
 
-fn named(
-    text: &str,
-    check: fn(&str) -> Result<(), names::NameError>,
-) -> Result<String, ProblemKind> {
+fn named(text: &str, check: fn(&str) -> Result<(), names::NameError>) -> Result<String, ProblemKind> {
     check(text)?;
     Ok(text.to_owned())
 }
@@ -415,37 +318,20 @@ fn inline(text: &str) -> Result<Material, ProblemKind> {
 }
 
 fn instance(text: &str) -> Result<String, ProblemKind> {
-    let ok = text.len() <= 32
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if ok {
-        Ok(text.to_owned())
-    } else {
-        Err(form(text, "up to 32 letters, digits, - and _"))
-    }
+    let ok = text.len() <= 32 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if ok { Ok(text.to_owned()) } else { Err(form(text, "up to 32 letters, digits, - and _")) }
 }
 
 fn metrics_prefix(text: &str) -> Result<String, ProblemKind> {
     let ok = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         && text.starts_with(|first: char| !first.is_ascii_digit());
-    if ok {
-        Ok(text.to_owned())
-    } else {
-        Err(form(
-            text,
-            "letters, digits and _, not beginning with a digit",
-        ))
-    }
+    if ok { Ok(text.to_owned()) } else { Err(form(text, "letters, digits and _, not beginning with a digit")) }
 }
 
 /// A level, or directives `target=level,...`; whoever sets the log up reads the targets.
 fn log_level(text: &str) -> Result<String, ProblemKind> {
     let level = |text: &str| {
-        matches!(
-            text.to_ascii_lowercase().as_str(),
-            "error" | "warn" | "info" | "debug" | "trace" | "off"
-        )
+        matches!(text.to_ascii_lowercase().as_str(), "error" | "warn" | "info" | "debug" | "trace" | "off")
     };
     let directive = |part: &str| {
         let part = part.trim();
@@ -454,8 +340,5 @@ fn log_level(text: &str) -> Result<String, ProblemKind> {
     if text.split(',').all(directive) {
         return Ok(text.to_owned());
     }
-    Err(form(
-        text,
-        "error, warn, info, debug or trace, or directives such as info,jetgate::sensor=debug",
-    ))
+    Err(form(text, "error, warn, info, debug or trace, or directives such as info,jetgate::sensor=debug"))
 }

@@ -32,18 +32,11 @@ fn cost_of(resource: &ResourceName, text: Option<&str>) -> Result<Quantity, Prob
             Err(ProblemKind::CostMissing(name))
         };
     };
-    let value = |allowed| ProblemKind::CostValue {
-        resource: name.clone(),
-        cost: text.to_owned(),
-        allowed,
-    };
+    let value = |allowed| ProblemKind::CostValue { resource: name.clone(), cost: text.to_owned(), allowed };
     let cost = match Quantity::parse(text) {
         Ok(cost) => cost,
         Err(source) => {
-            return Err(ProblemKind::Cost {
-                resource: name,
-                source,
-            });
+            return Err(ProblemKind::Cost { resource: name, source });
         }
     };
     if cost <= Quantity::ZERO {
@@ -80,24 +73,10 @@ mod tests {
         let resource = ResourceName::new("").unwrap_err();
         let table = [
             ("pods,pods=2", "`pods` is given twice".to_owned()),
-            (
-                "requests.cpu",
-                "requests.cpu needs the cost of one effect, such as requests.cpu=500m".to_owned(),
-            ),
-            (
-                "pods=0",
-                "cost of pods: `0` is not allowed; allowed is a quantity above 0".to_owned(),
-            ),
-            (
-                "requests.cpu=-1",
-                "cost of requests.cpu: `-1` is not allowed; allowed is a quantity above 0"
-                    .to_owned(),
-            ),
-            (
-                "pods=500m",
-                "cost of pods: `500m` is not allowed; allowed is a whole number of objects"
-                    .to_owned(),
-            ),
+            ("requests.cpu", "requests.cpu needs the cost of one effect, such as requests.cpu=500m".to_owned()),
+            ("pods=0", "cost of pods: `0` is not allowed; allowed is a quantity above 0".to_owned()),
+            ("requests.cpu=-1", "cost of requests.cpu: `-1` is not allowed; allowed is a quantity above 0".to_owned()),
+            ("pods=500m", "cost of pods: `500m` is not allowed; allowed is a whole number of objects".to_owned()),
             ("pods=x", format!("cost of pods: {quantity}")),
             ("pods,", resource.to_string()),
         ];

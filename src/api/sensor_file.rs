@@ -95,9 +95,7 @@ pub enum SensorFileError {
         source: NameError,
     },
     /// Two names.
-    #[error(
-        "sensor file: name: it is `{file}`, but SENSOR_NAME is `{variable}`; give one of the two, or the same"
-    )]
+    #[error("sensor file: name: it is `{file}`, but SENSOR_NAME is `{variable}`; give one of the two, or the same")]
     TwoNames {
         /// In the file.
         file: String,
@@ -158,9 +156,7 @@ struct RawLog {
 
 /// `log:` with nothing behind it is a log trigger too.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<RawLog>, D::Error> {
-    Ok(Some(
-        Option::<RawLog>::deserialize(deserializer)?.unwrap_or_default(),
-    ))
+    Ok(Some(Option::<RawLog>::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 impl Sensor {
@@ -170,15 +166,11 @@ impl Sensor {
     /// The first thing that is wrong with it, with its place.
     pub fn parse(text: &str, context: &SensorFileContext<'_>) -> Result<Self, SensorFileError> {
         let raw: RawSensor = yaml::parse(text)?;
-        let named = |field, check: Result<(), NameError>| {
-            check.map_err(|source| SensorFileError::Name { field, source })
-        };
+        let named =
+            |field, check: Result<(), NameError>| check.map_err(|source| SensorFileError::Name { field, source });
         let name = match (raw.name, context.sensor_name) {
             (Some(file), Some(variable)) if file != variable => {
-                return Err(SensorFileError::TwoNames {
-                    file,
-                    variable: variable.to_owned(),
-                });
+                return Err(SensorFileError::TwoNames { file, variable: variable.to_owned() });
             }
             (Some(name), _) => name,
             (None, Some(name)) => name.to_owned(),
@@ -189,22 +181,14 @@ impl Sensor {
         named("subject", names::check_subject(&raw.subject))?;
         named("trigger.name", names::dns_label(&raw.trigger.name))?;
         let trigger = match (raw.trigger.kubernetes, raw.trigger.log) {
-            (Some(kubernetes), None) => Trigger::Kubernetes(Box::new(object(
-                kubernetes.object,
-                &name,
-                context.namespace,
-            )?)),
+            (Some(kubernetes), None) => {
+                Trigger::Kubernetes(Box::new(object(kubernetes.object, &name, context.namespace)?))
+            }
             (None, Some(RawLog { silent, level })) => Trigger::Log(LogTrigger { silent, level }),
             (None, None) => return Err(SensorFileError::Kinds("it says nothing to do")),
             (Some(_), Some(_)) => return Err(SensorFileError::Kinds("it says two things to do")),
         };
-        Ok(Self {
-            name,
-            stream: raw.stream,
-            subject: raw.subject,
-            trigger_name: raw.trigger.name,
-            trigger,
-        })
+        Ok(Self { name, stream: raw.stream, subject: raw.subject, trigger_name: raw.trigger.name, trigger })
     }
 }
 
@@ -221,17 +205,10 @@ const REFUSED: [(&str, &str); 5] = [
 ];
 
 fn wrong(path: &str, problem: impl Into<String>) -> SensorFileError {
-    SensorFileError::Object {
-        path: path.to_owned(),
-        problem: problem.into(),
-    }
+    SensorFileError::Object { path: path.to_owned(), problem: problem.into() }
 }
 
-fn object(
-    object: Value,
-    sensor: &str,
-    namespace: Option<&str>,
-) -> Result<KubernetesTrigger, SensorFileError> {
+fn object(object: Value, sensor: &str, namespace: Option<&str>) -> Result<KubernetesTrigger, SensorFileError> {
     let Value::Object(mut object) = object else {
         return Err(wrong("", "it must be a map: the object to create"));
     };
@@ -243,9 +220,7 @@ fn object(
         );
         return Err(wrong("apiVersion", problem));
     }
-    let metadata = object
-        .entry("metadata")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     if metadata.is_null() {
         *metadata = Value::Object(Map::new());
     }
@@ -254,31 +229,17 @@ fn object(
     };
     let prefix = checked_metadata(metadata, sensor, namespace)?;
     let document = Value::Object(object);
-    let template =
-        Template::compile_with_texts(&document, &["metadata.labels", "metadata.annotations"])?;
-    Ok(KubernetesTrigger {
-        api_version,
-        kind,
-        prefix,
-        template,
-    })
+    let template = Template::compile_with_texts(&document, &["metadata.labels", "metadata.annotations"])?;
+    Ok(KubernetesTrigger { api_version, kind, prefix, template })
 }
 
-fn literal(
-    object: &Map<String, Value>,
-    field: &str,
-    example: &str,
-) -> Result<String, SensorFileError> {
+fn literal(object: &Map<String, Value>, field: &str, example: &str) -> Result<String, SensorFileError> {
     match object.get(field) {
-        Some(Value::String(text)) if text.contains("${{") => Err(wrong(
-            field,
-            "it can't be an expression: rights and the quota are those of one kind",
-        )),
+        Some(Value::String(text)) if text.contains("${{") => {
+            Err(wrong(field, "it can't be an expression: rights and the quota are those of one kind"))
+        }
         Some(Value::String(text)) if !text.trim().is_empty() => Ok(text.clone()),
-        None => Err(wrong(
-            field,
-            format!("it is missing; give a text such as {example}"),
-        )),
+        None => Err(wrong(field, format!("it is missing; give a text such as {example}"))),
         Some(_) => Err(wrong(field, format!("it must be a text such as {example}"))),
     }
 }
@@ -299,9 +260,8 @@ fn checked_metadata(
         (Some(Value::String(written)), Some(namespace)) if written == namespace => {}
         (Some(written), namespace) => {
             let namespace = namespace.map_or_else(String::new, |name| format!(", `{name}`"));
-            let problem = format!(
-                "{written} is refused: objects are created in the quota's namespace{namespace}; leave it out"
-            );
+            let problem =
+                format!("{written} is refused: objects are created in the quota's namespace{namespace}; leave it out");
             return Err(wrong("metadata.namespace", problem));
         }
     }
@@ -319,10 +279,7 @@ fn checked_metadata(
             Ok(()) => Ok(text),
             Err(error) => Err(wrong("metadata.generateName", error.to_string())),
         },
-        Some(_) => Err(wrong(
-            "metadata.generateName",
-            "it must be a text such as order-",
-        )),
+        Some(_) => Err(wrong("metadata.generateName", "it must be a text such as order-")),
     }
 }
 
@@ -341,25 +298,17 @@ fn texts(metadata: &mut Map<String, Value>, field: &str) -> Result<(), SensorFil
     };
     let path = format!("metadata.{field}");
     let Value::Object(members) = value else {
-        return Err(wrong(
-            &path,
-            "it must be a map of texts; values may be expressions, the map itself may not",
-        ));
+        return Err(wrong(&path, "it must be a map of texts; values may be expressions, the map itself may not"));
     };
     for (key, value) in members {
         if key == "jetgate.dev" || key.starts_with("jetgate.dev/") {
             return Err(wrong(
                 &path,
-                format!(
-                    "the key `{key}` is refused: keys of jetgate.dev carry the identity of the message"
-                ),
+                format!("the key `{key}` is refused: keys of jetgate.dev carry the identity of the message"),
             ));
         }
         if !value.is_string() {
-            return Err(wrong(
-                &path,
-                format!("the value of `{key}` must be a text; write it in quotes"),
-            ));
+            return Err(wrong(&path, format!("the value of `{key}` must be a text; write it in quotes")));
         }
     }
     Ok(())

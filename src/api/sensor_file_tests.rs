@@ -28,13 +28,7 @@ trigger:
 "#;
 
 fn parse(text: &str) -> Result<Sensor, SensorFileError> {
-    Sensor::parse(
-        text,
-        &SensorFileContext {
-            sensor_name: None,
-            namespace: Some("work"),
-        },
-    )
+    Sensor::parse(text, &SensorFileContext { sensor_name: None, namespace: Some("work") })
 }
 
 fn sentence(text: &str) -> String {
@@ -51,21 +45,12 @@ fn with(from: &str, to: &str) -> String {
 fn a_workflow() {
     let sensor = parse(WORKFLOW).unwrap();
     assert_eq!(
-        (
-            sensor.name.as_str(),
-            sensor.stream.as_str(),
-            sensor.subject.as_str()
-        ),
+        (sensor.name.as_str(), sensor.stream.as_str(), sensor.subject.as_str()),
         ("orders", "EVENTS", "orders.>")
     );
     assert_eq!(sensor.trigger_name, "create-workflow");
-    let Trigger::Kubernetes(trigger) = sensor.trigger else {
-        panic!("{:?}", sensor.trigger)
-    };
-    assert_eq!(
-        (trigger.api_version.as_str(), trigger.kind.as_str()),
-        ("argoproj.io/v1alpha1", "Workflow")
-    );
+    let Trigger::Kubernetes(trigger) = sensor.trigger else { panic!("{:?}", sensor.trigger) };
+    assert_eq!((trigger.api_version.as_str(), trigger.kind.as_str()), ("argoproj.io/v1alpha1", "Workflow"));
     assert_eq!(trigger.prefix, "order-");
     let event = Event::decode("orders.a", &[], br#"{"id": 7}"#, "EVENTS", 1, 0, 1).unwrap();
     let expected = json!({
@@ -83,32 +68,12 @@ fn a_workflow() {
 #[test]
 fn a_log_trigger() {
     for (log, expected) in [
-        (
-            "log: {}",
-            LogTrigger {
-                silent: false,
-                level: LogLevel::Info,
-            },
-        ),
-        (
-            "log:",
-            LogTrigger {
-                silent: false,
-                level: LogLevel::Info,
-            },
-        ),
-        (
-            "log: {silent: true, level: debug}",
-            LogTrigger {
-                silent: true,
-                level: LogLevel::Debug,
-            },
-        ),
+        ("log: {}", LogTrigger { silent: false, level: LogLevel::Info }),
+        ("log:", LogTrigger { silent: false, level: LogLevel::Info }),
+        ("log: {silent: true, level: debug}", LogTrigger { silent: true, level: LogLevel::Debug }),
     ] {
         let text = format!("name: a\nstream: S\nsubject: '>'\ntrigger:\n  name: t\n  {log}\n");
-        let Trigger::Log(trigger) = parse(&text).unwrap().trigger else {
-            panic!("{log}")
-        };
+        let Trigger::Log(trigger) = parse(&text).unwrap().trigger else { panic!("{log}") };
         assert_eq!(trigger, expected);
     }
 }
@@ -116,15 +81,9 @@ fn a_log_trigger() {
 #[test]
 fn names_and_prefixes() {
     let unnamed = with("name: orders\n", "");
-    let context = SensorFileContext {
-        sensor_name: Some("other"),
-        namespace: None,
-    };
+    let context = SensorFileContext { sensor_name: Some("other"), namespace: None };
     assert_eq!(Sensor::parse(&unnamed, &context).unwrap().name, "other");
-    assert_eq!(
-        sentence(&unnamed),
-        "sensor file: name: it is missing; give it there or as SENSOR_NAME"
-    );
+    assert_eq!(sentence(&unnamed), "sensor file: name: it is missing; give it there or as SENSOR_NAME");
     assert_eq!(
         Sensor::parse(WORKFLOW, &context).unwrap_err().to_string(),
         "sensor file: name: it is `orders`, but SENSOR_NAME is `other`; give one of the two, or the same"
@@ -133,20 +92,11 @@ fn names_and_prefixes() {
         Trigger::Kubernetes(trigger) => trigger.prefix,
         Trigger::Log(_) => panic!(),
     };
-    assert_eq!(
-        prefix(&with("        generateName: order-\n", "")),
-        "orders-"
-    );
-    let long = with("        generateName: order-\n", "").replacen(
-        "name: orders",
-        &format!("name: {}", "x".repeat(63)),
-        1,
-    );
+    assert_eq!(prefix(&with("        generateName: order-\n", "")), "orders-");
+    let long =
+        with("        generateName: order-\n", "").replacen("name: orders", &format!("name: {}", "x".repeat(63)), 1);
     assert_eq!(prefix(&long), format!("{}-", "x".repeat(36)));
-    assert_eq!(
-        prefix(&with("generateName: order-", "namespace: work")),
-        "orders-"
-    );
+    assert_eq!(prefix(&with("generateName: order-", "namespace: work")), "orders-");
 }
 
 #[test]
@@ -193,34 +143,18 @@ fn each_mistake_has_its_sentence() {
 #[test]
 fn bombs_are_refused() {
     let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
-    for (name, before) in ["b", "c", "d", "e", "f", "g"]
-        .iter()
-        .zip(["a", "b", "c", "d", "e", "f"])
-    {
-        bomb.push_str(&format!(
-            "{name}: &{name} [{}]\n",
-            vec![format!("*{before}"); 10].join(", ")
-        ));
+    for (name, before) in ["b", "c", "d", "e", "f", "g"].iter().zip(["a", "b", "c", "d", "e", "f"]) {
+        bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{before}"); 10].join(", ")));
     }
-    let object = bomb
-        .lines()
-        .map(|line| format!("      {line}\n"))
-        .collect::<String>();
-    let text = format!(
-        "name: a\nstream: S\nsubject: a\ntrigger:\n  name: t\n  kubernetes:\n    object:\n{object}"
-    );
+    let object = bomb.lines().map(|line| format!("      {line}\n")).collect::<String>();
+    let text = format!("name: a\nstream: S\nsubject: a\ntrigger:\n  name: t\n  kubernetes:\n    object:\n{object}");
     let refused = |text: &str, place: &str| {
-        let problem =
-            "too large or too deeply nested for a sensor file, aliases counted where they are used";
+        let problem = "too large or too deeply nested for a sensor file, aliases counted where they are used";
         assert_eq!(sentence(text), format!("sensor file: {place}: {problem}"));
     };
     refused(&text, "line 8, column 32");
-    let nested = |depth: usize| {
-        with(
-            "entrypoint: main",
-            &format!("entrypoint: {}{}", "[".repeat(depth), "]".repeat(depth)),
-        )
-    };
+    let nested =
+        |depth: usize| with("entrypoint: main", &format!("entrypoint: {}{}", "[".repeat(depth), "]".repeat(depth)));
     refused(&nested(50_000), "line 15, column 276");
     assert!(parse(&nested(80)).is_ok());
     let wide = format!(

@@ -154,9 +154,7 @@ impl SettingsArgs {
 
 impl clap::Args for SettingsArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
-        SETTINGS
-            .iter()
-            .fold(command, |command, setting| command.arg(argument(setting)))
+        SETTINGS.iter().fold(command, |command, setting| command.arg(argument(setting)))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -186,20 +184,11 @@ fn argument(setting: &Setting) -> clap::Arg {
         "" => String::new(),
         default => format!(", default: {default}"),
     };
-    let help = format!(
-        "{} [{}{default}; env: {}]",
-        setting.meaning, setting.form, setting.variable
-    );
-    let argument = clap::Arg::new(setting.variable)
-        .long(setting.flag)
-        .help(help)
-        .value_name("VALUE");
+    let help = format!("{} [{}{default}; env: {}]", setting.meaning, setting.form, setting.variable);
+    let argument = clap::Arg::new(setting.variable).long(setting.flag).help(help).value_name("VALUE");
     match setting.variable {
         // `--nats-tls-first` alone means true.
-        table::NATS_TLS_FIRST => argument
-            .num_args(0..=1)
-            .default_missing_value("true")
-            .require_equals(true),
+        table::NATS_TLS_FIRST => argument.num_args(0..=1).default_missing_value("true").require_equals(true),
         _ => argument.allow_hyphen_values(true),
     }
 }
@@ -226,27 +215,19 @@ impl Settings {
     ) -> Result<Self, ArgsError> {
         let command = <SettingsArgs as clap::Args>::augment_args(clap::Command::new("jetgate"));
         let matches = command.try_get_matches_from(args)?;
-        Ok(Self::resolve(
-            &SettingsArgs::from_arg_matches(&matches)?,
-            env,
-        )?)
+        Ok(Self::resolve(&SettingsArgs::from_arg_matches(&matches)?, env)?)
     }
 
     /// Flags win over variables, variables over defaults; an empty one counts as not given.
     ///
     /// # Errors
     /// With everything that is wrong.
-    pub fn resolve(
-        args: &SettingsArgs,
-        env: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, SettingsError> {
+    pub fn resolve(args: &SettingsArgs, env: impl Iterator<Item = (String, String)>) -> Result<Self, SettingsError> {
         let mut reader = Reader::new(args, env);
         let settings = reader.settings();
         match settings {
             Some(settings) if reader.problems.is_empty() => Ok(settings),
-            _ => Err(SettingsError {
-                problems: reader.problems,
-            }),
+            _ => Err(SettingsError { problems: reader.problems }),
         }
     }
 
@@ -259,18 +240,9 @@ impl Settings {
     /// The namespace of the quota and of the objects: as configured, else the pod's as `POD_NAMESPACE` says it, else
     /// as the mounted service account says it. Reading those two belongs to the caller.
     #[must_use]
-    pub fn resolve_namespace(
-        &self,
-        pod_namespace: Option<&str>,
-        service_account: Option<&str>,
-    ) -> Option<String> {
+    pub fn resolve_namespace(&self, pod_namespace: Option<&str>, service_account: Option<&str>) -> Option<String> {
         let configured = self.namespace.as_deref();
-        let found = [configured, pod_namespace, service_account]
-            .into_iter()
-            .flatten();
-        found
-            .map(str::trim)
-            .find(|name| names::dns_label(name).is_ok())
-            .map(str::to_owned)
+        let found = [configured, pod_namespace, service_account].into_iter().flatten();
+        found.map(str::trim).find(|name| names::dns_label(name).is_ok()).map(str::to_owned)
     }
 }

@@ -19,12 +19,8 @@ struct Cli {
 }
 
 fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Settings, ArgsError> {
-    let args = std::iter::once("jetgate")
-        .chain(args.iter().copied())
-        .map(OsString::from);
-    let env = env
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let args = std::iter::once("jetgate").chain(args.iter().copied()).map(OsString::from);
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Settings::from_args_and_env(args, env)
 }
 
@@ -40,34 +36,20 @@ fn problems(env: &[(&str, &str)]) -> String {
 fn defaults() {
     let settings = good(&[], &[]);
     assert_eq!(settings.quota, None);
-    assert_eq!(
-        settings.sensor_file.to_str(),
-        Some("/etc/jetgate/sensor.yaml")
-    );
+    assert_eq!(settings.sensor_file.to_str(), Some("/etc/jetgate/sensor.yaml"));
     assert_eq!(settings.deliver_policy, None);
     assert_eq!(settings.ack_wait, Duration::from_secs(30));
     assert_eq!(settings.create_timeout, Duration::from_secs(10));
     assert!(settings.redelivery_pause);
     assert_eq!(settings.max_in_flight, 256);
     assert_eq!(settings.on_doubt, OnDoubt::Create);
-    assert_eq!(
-        (settings.metrics_port, settings.metrics_prefix.as_str()),
-        (7777, "")
-    );
-    assert_eq!(
-        (settings.log_format, settings.log_level.as_str()),
-        (LogFormat::Json, "info")
-    );
+    assert_eq!((settings.metrics_port, settings.metrics_prefix.as_str()), (7777, ""));
+    assert_eq!((settings.log_format, settings.log_level.as_str()), (LogFormat::Json, "info"));
     assert_eq!(settings.shutdown_grace, Duration::from_secs(25));
     assert_eq!(settings.nats.urls_shown(), "nats://localhost:4222");
-    assert_eq!(
-        (settings.nats.auth, settings.nats.tls),
-        (None, NatsTls::default())
-    );
+    assert_eq!((settings.nats.auth, settings.nats.tls), (None, NatsTls::default()));
     assert!(settings.warnings.is_empty());
-    let quota = good(&[], &[("BACKPRESSURE_QUOTA_NAME", "q")])
-        .quota
-        .unwrap();
+    let quota = good(&[], &[("BACKPRESSURE_QUOTA_NAME", "q")]).quota.unwrap();
     assert_eq!(quota.names, ["q"]);
     assert_eq!(quota.resources.len(), 1);
     assert_eq!(quota.resources[0].0.as_str(), "count/workflows.argoproj.io");
@@ -118,59 +100,22 @@ fn everything_given() {
     assert_eq!(quota.names, ["a", "b.c"]);
     assert_eq!(quota.namespace.as_deref(), Some("work"));
     assert_eq!(quota.resources[1].1, Quantity::parse("0.5").unwrap());
-    assert_eq!(
-        (quota.ratio, quota.poll_interval),
-        (Ratio::ONE, Duration::from_millis(500))
-    );
-    assert_eq!(
-        (quota.source, settings.metrics_port),
-        (Source::Controller, 9000)
-    );
-    assert_eq!(
-        (settings.ack_wait, settings.create_timeout),
-        (Duration::from_secs(4), Duration::from_secs(2))
-    );
+    assert_eq!((quota.ratio, quota.poll_interval), (Ratio::ONE, Duration::from_millis(500)));
+    assert_eq!((quota.source, settings.metrics_port), (Source::Controller, 9000));
+    assert_eq!((settings.ack_wait, settings.create_timeout), (Duration::from_secs(4), Duration::from_secs(2)));
     assert_eq!(settings.deliver_policy, Some(DeliverPolicy::All));
     assert!(!settings.redelivery_pause);
     assert_eq!(settings.nats.urls_shown(), "tls://a:4222,nats://b");
-    assert_eq!(
-        settings.nats.auth,
-        Some(NatsAuth::Creds(Material::File("/creds".into())))
-    );
+    assert_eq!(settings.nats.auth, Some(NatsAuth::Creds(Material::File("/creds".into()))));
     assert!(matches!(settings.nats.tls.ca, Some(Material::Inline(_))));
     assert_eq!(settings.nats.tls.cert, Some(Material::File("/cert".into())));
     assert_eq!(settings.nats.tls.key, Some(Material::File("/key".into())));
     assert!(settings.nats.tls.first);
     assert!(good(&["--nats-tls-first"], &[]).nats.tls.first);
-    let effective = |name: &str| {
-        settings
-            .effective()
-            .iter()
-            .find(|effective| effective.name == name)
-            .unwrap()
-            .clone()
-    };
-    assert_eq!(
-        (
-            effective("METRICS_PORT").value.as_str(),
-            effective("METRICS_PORT").origin
-        ),
-        ("9000", Origin::Flag)
-    );
-    assert_eq!(
-        (
-            effective("ON_DOUBT").value.as_str(),
-            effective("ON_DOUBT").origin
-        ),
-        ("dead", Origin::Variable)
-    );
-    assert_eq!(
-        (
-            effective("NATS_USER").value.as_str(),
-            effective("NATS_USER").origin
-        ),
-        ("", Origin::Default)
-    );
+    let effective = |name: &str| settings.effective().iter().find(|effective| effective.name == name).unwrap().clone();
+    assert_eq!((effective("METRICS_PORT").value.as_str(), effective("METRICS_PORT").origin), ("9000", Origin::Flag));
+    assert_eq!((effective("ON_DOUBT").value.as_str(), effective("ON_DOUBT").origin), ("dead", Origin::Variable));
+    assert_eq!((effective("NATS_USER").value.as_str(), effective("NATS_USER").origin), ("", Origin::Default));
     assert_eq!(settings.effective().len(), SETTINGS.len());
 }
 
@@ -206,10 +151,7 @@ fn each_mistake_has_its_sentence() {
             &[("BACKPRESSURE_SOURCE", "nats")],
             "BACKPRESSURE_SOURCE: `nats` is not allowed; allowed is controller or apiserver",
         ),
-        (
-            &[("BACKPRESSURE_QUOTA_NAME", "a,a")],
-            "BACKPRESSURE_QUOTA_NAME: `a` is given twice",
-        ),
+        (&[("BACKPRESSURE_QUOTA_NAME", "a,a")], "BACKPRESSURE_QUOTA_NAME: `a` is given twice"),
         (
             &[("BACKPRESSURE_QUOTA_NAME", "Compute")],
             "BACKPRESSURE_QUOTA_NAME: `Compute` is not a Kubernetes name: up to 253 lower-case letters, digits, `-` and `.` \
@@ -232,19 +174,13 @@ fn each_mistake_has_its_sentence() {
             &[("BACKPRESSURE_QUOTA_NMAE", "a")],
             "BACKPRESSURE_QUOTA_NMAE: unknown variable, did you mean BACKPRESSURE_QUOTA_NAME?",
         ),
-        (
-            &[("BACKPRESSURE_ENABLED", "1")],
-            "BACKPRESSURE_ENABLED: unknown variable",
-        ),
+        (&[("BACKPRESSURE_ENABLED", "1")], "BACKPRESSURE_ENABLED: unknown variable"),
         (
             &[("SENSOR_NAME", "Orders")],
             "SENSOR_NAME: `Orders` is not a DNS label: 1 to 63 lower-case letters, digits and `-` are allowed, with a letter \
              or digit at both ends",
         ),
-        (
-            &[("DELIVER_POLICY", "first")],
-            "DELIVER_POLICY: `first` is not allowed; allowed is new, all or last",
-        ),
+        (&[("DELIVER_POLICY", "first")], "DELIVER_POLICY: `first` is not allowed; allowed is new, all or last"),
         (
             &[("ACK_WAIT", "15s")],
             "ACK_WAIT: `15s` is too short; allowed is at least 20s, twice CREATE_TIMEOUT, which is 10s",
@@ -253,43 +189,22 @@ fn each_mistake_has_its_sentence() {
             &[("CREATE_TIMEOUT", "20s")],
             "ACK_WAIT: `30s` is too short; allowed is at least 40s, twice CREATE_TIMEOUT, which is 20s",
         ),
-        (
-            &[("CREATE_TIMEOUT", "500ms")],
-            "CREATE_TIMEOUT: `500ms` is out of range; allowed is 1s to 1m",
-        ),
-        (
-            &[("REDELIVERY_PAUSE", "yes")],
-            "REDELIVERY_PAUSE: `yes` is not allowed; allowed is on or off",
-        ),
-        (
-            &[("MAX_IN_FLIGHT", "0")],
-            "MAX_IN_FLIGHT: `0` is not allowed; allowed is a whole number from 1 to 65536",
-        ),
-        (
-            &[("METRICS_PORT", "+80")],
-            "METRICS_PORT: `+80` is not allowed; allowed is a whole number from 0 to 65535",
-        ),
+        (&[("CREATE_TIMEOUT", "500ms")], "CREATE_TIMEOUT: `500ms` is out of range; allowed is 1s to 1m"),
+        (&[("REDELIVERY_PAUSE", "yes")], "REDELIVERY_PAUSE: `yes` is not allowed; allowed is on or off"),
+        (&[("MAX_IN_FLIGHT", "0")], "MAX_IN_FLIGHT: `0` is not allowed; allowed is a whole number from 1 to 65536"),
+        (&[("METRICS_PORT", "+80")], "METRICS_PORT: `+80` is not allowed; allowed is a whole number from 0 to 65535"),
         (
             &[("DEAD_LETTER_STREAM", "a.b")],
             "DEAD_LETTER_STREAM: `a.b` is not a stream name: 1 to 255 printable characters are allowed, without spaces and \
              without any of `.*>/\\`",
         ),
-        (
-            &[("ON_DOUBT", "drop")],
-            "ON_DOUBT: `drop` is not allowed; allowed is create or dead",
-        ),
-        (
-            &[("INSTANCE", "a.b")],
-            "INSTANCE: `a.b` is not allowed; allowed is up to 32 letters, digits, - and _",
-        ),
+        (&[("ON_DOUBT", "drop")], "ON_DOUBT: `drop` is not allowed; allowed is create or dead"),
+        (&[("INSTANCE", "a.b")], "INSTANCE: `a.b` is not allowed; allowed is up to 32 letters, digits, - and _"),
         (
             &[("METRICS_PREFIX", "9a")],
             "METRICS_PREFIX: `9a` is not allowed; allowed is letters, digits and _, not beginning with a digit",
         ),
-        (
-            &[("LOG_FORMAT", "xml")],
-            "LOG_FORMAT: `xml` is not allowed; allowed is json or plain",
-        ),
+        (&[("LOG_FORMAT", "xml")], "LOG_FORMAT: `xml` is not allowed; allowed is json or plain"),
         (
             &[("LOG_LEVEL", "loud")],
             "LOG_LEVEL: `loud` is not allowed; allowed is error, warn, info, debug or trace, or directives such as \
@@ -310,28 +225,16 @@ fn each_mistake_has_its_sentence() {
             "NATS_CREDS: NATS_CREDS and NATS_TOKEN are set; allowed is one way to authenticate",
         ),
         (
-            &[
-                ("NATS_TOKEN_FILE", "/token"),
-                ("NATS_URL", "nats://u:secret@a"),
-            ],
+            &[("NATS_TOKEN_FILE", "/token"), ("NATS_URL", "nats://u:secret@a")],
             "NATS_TOKEN_FILE: NATS_TOKEN_FILE and the user in NATS_URL are set; allowed is one way to authenticate",
         ),
         (
             &[("NATS_TOKEN", "secret"), ("NATS_TOKEN_FILE", "/token")],
             "NATS_TOKEN: NATS_TOKEN_FILE is set too; allowed is one of the two",
         ),
-        (
-            &[("NATS_CERT", "/cert")],
-            "NATS_KEY: it is needed, because NATS_CERT is set",
-        ),
-        (
-            &[("NATS_PASSWORD_FILE", "/p")],
-            "NATS_USER: it is needed, because NATS_PASSWORD is set",
-        ),
-        (
-            &[("NATS_TLS_FIRST", "1")],
-            "NATS_TLS_FIRST: `1` is not allowed; allowed is true or false",
-        ),
+        (&[("NATS_CERT", "/cert")], "NATS_KEY: it is needed, because NATS_CERT is set"),
+        (&[("NATS_PASSWORD_FILE", "/p")], "NATS_USER: it is needed, because NATS_PASSWORD is set"),
+        (&[("NATS_TLS_FIRST", "1")], "NATS_TLS_FIRST: `1` is not allowed; allowed is true or false"),
     ];
     for (env, expected) in table {
         assert_eq!(problems(env), expected);
@@ -342,12 +245,7 @@ fn each_mistake_has_its_sentence() {
 fn mistakes_are_reported_together() {
     let error = read(
         &["--capacity-ratio", "2", "--create-timeout=x"],
-        &[
-            ("ON_DOUBT", "drop"),
-            ("BACKPRESSURE_SORCE", "x"),
-            ("SENSOR_NAME", "-"),
-            ("NATS_PASSWORD", "hunter2"),
-        ],
+        &[("ON_DOUBT", "drop"), ("BACKPRESSURE_SORCE", "x"), ("SENSOR_NAME", "-"), ("NATS_PASSWORD", "hunter2")],
     );
     assert_eq!(
         error.unwrap_err().to_string(),
@@ -365,29 +263,10 @@ fn mistakes_are_reported_together() {
 
 #[test]
 fn empty_is_not_given_and_settings_without_effect_are_said() {
-    let settings = good(
-        &[],
-        &[
-            ("BACKPRESSURE_QUOTA_NAME", ""),
-            ("NATS_TOKEN", ""),
-            ("METRICS_PORT", ""),
-        ],
-    );
-    assert_eq!(
-        (settings.quota, settings.nats.auth, settings.metrics_port),
-        (None, None, 7777)
-    );
-    let warned = good(
-        &[],
-        &[
-            ("BACKPRESSURE_SOURCE", "apiserver"),
-            ("BACKPRESSURE_QUOTA_NAMESPACE", "a"),
-        ],
-    );
-    assert_eq!(
-        warned.warnings,
-        ["BACKPRESSURE_SOURCE has no effect without BACKPRESSURE_QUOTA_NAME: gating is off"]
-    );
+    let settings = good(&[], &[("BACKPRESSURE_QUOTA_NAME", ""), ("NATS_TOKEN", ""), ("METRICS_PORT", "")]);
+    assert_eq!((settings.quota, settings.nats.auth, settings.metrics_port), (None, None, 7777));
+    let warned = good(&[], &[("BACKPRESSURE_SOURCE", "apiserver"), ("BACKPRESSURE_QUOTA_NAMESPACE", "a")]);
+    assert_eq!(warned.warnings, ["BACKPRESSURE_SOURCE has no effect without BACKPRESSURE_QUOTA_NAME: gating is off"]);
     assert_eq!(warned.namespace.as_deref(), Some("a"));
 }
 
@@ -407,38 +286,21 @@ fn secrets_are_never_shown() {
     ];
     for env in cases {
         let shown = format!("{:?}", good(&[], env));
-        assert!(
-            !shown.contains("hunter2") && !shown.contains(&seed),
-            "{shown}"
-        );
+        assert!(!shown.contains("hunter2") && !shown.contains(&seed), "{shown}");
         let broken = [env, &[("ON_DOUBT", "x")]].concat();
         assert!(!problems(&broken).contains("hunter2"));
     }
     let shown = format!("{:?}", good(&[], &[("NATS_URL", "nats://u:hunter2@a")]));
-    assert!(
-        !shown.contains("hunter2") && shown.contains("nats://...@a"),
-        "{shown}"
-    );
+    assert!(!shown.contains("hunter2") && shown.contains("nats://...@a"), "{shown}");
 }
 
 #[test]
 fn the_namespace_is_found() {
     let configured = good(&[], &[("BACKPRESSURE_QUOTA_NAMESPACE", "a")]);
-    assert_eq!(
-        configured
-            .resolve_namespace(Some("b"), Some("c"))
-            .as_deref(),
-        Some("a")
-    );
+    assert_eq!(configured.resolve_namespace(Some("b"), Some("c")).as_deref(), Some("a"));
     let open = good(&[], &[]);
-    assert_eq!(
-        open.resolve_namespace(Some("b"), Some("c")).as_deref(),
-        Some("b")
-    );
-    assert_eq!(
-        open.resolve_namespace(Some(""), Some("c\n")).as_deref(),
-        Some("c")
-    );
+    assert_eq!(open.resolve_namespace(Some("b"), Some("c")).as_deref(), Some("b"));
+    assert_eq!(open.resolve_namespace(Some(""), Some("c\n")).as_deref(), Some("c"));
     assert_eq!(open.resolve_namespace(None, None), None);
 }
 
@@ -448,38 +310,17 @@ fn flags_and_table_are_the_same() {
     command.clone().debug_assert();
     let flags: BTreeSet<(&str, &str)> = command
         .get_arguments()
-        .filter_map(|argument| {
-            argument
-                .get_long()
-                .map(|long| (argument.get_id().as_str(), long))
-        })
+        .filter_map(|argument| argument.get_long().map(|long| (argument.get_id().as_str(), long)))
         .filter(|(_, long)| *long != "help")
         .collect();
-    let rows: BTreeSet<(&str, &str)> = SETTINGS
-        .iter()
-        .map(|setting| (setting.variable, setting.flag))
-        .collect();
+    let rows: BTreeSet<(&str, &str)> = SETTINGS.iter().map(|setting| (setting.variable, setting.flag)).collect();
     assert_eq!(flags, rows);
     assert_eq!(rows.len(), SETTINGS.len());
     for setting in SETTINGS {
-        let short = setting
-            .variable
-            .strip_prefix("BACKPRESSURE_")
-            .unwrap_or(setting.variable);
+        let short = setting.variable.strip_prefix("BACKPRESSURE_").unwrap_or(setting.variable);
         assert_eq!(setting.flag, short.to_lowercase().replace('_', "-"));
-        let secrets = [
-            "NATS_CREDS",
-            "NATS_NKEY",
-            "NATS_TOKEN",
-            "NATS_PASSWORD",
-            "NATS_KEY",
-        ];
-        assert_eq!(
-            setting.secret,
-            secrets.contains(&setting.variable),
-            "{}",
-            setting.variable
-        );
+        let secrets = ["NATS_CREDS", "NATS_NKEY", "NATS_TOKEN", "NATS_PASSWORD", "NATS_KEY"];
+        assert_eq!(setting.secret, secrets.contains(&setting.variable), "{}", setting.variable);
     }
 }
 
@@ -488,10 +329,7 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
 #[test]
 fn the_documentation_has_the_table() {
     let page = std::fs::read_to_string(PAGE).unwrap();
-    assert!(
-        page.ends_with(&format!("-->\n\n{}", markdown())),
-        "run `cargo test --lib write_tables -- --ignored`"
-    );
+    assert!(page.ends_with(&format!("-->\n\n{}", markdown())), "run `cargo test --lib write_tables -- --ignored`");
 }
 
 #[test]

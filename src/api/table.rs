@@ -28,40 +28,22 @@ const fn setting(
     form: &'static str,
     meaning: &'static str,
 ) -> Setting {
-    Setting {
-        variable,
-        flag,
-        default,
-        default_text: "",
-        form,
-        meaning,
-        secret: false,
-    }
+    Setting { variable, flag, default, default_text: "", form, meaning, secret: false }
 }
 
 impl Setting {
     const fn or(self, default_text: &'static str) -> Self {
-        Self {
-            default_text,
-            ..self
-        }
+        Self { default_text, ..self }
     }
 
     const fn secret(self) -> Self {
-        Self {
-            secret: true,
-            ..self
-        }
+        Self { secret: true, ..self }
     }
 
     /// The default as people read it.
     #[must_use]
     pub const fn default_shown(&self) -> &'static str {
-        if self.default.is_empty() {
-            self.default_text
-        } else {
-            self.default
-        }
+        if self.default.is_empty() { self.default_text } else { self.default }
     }
 }
 
@@ -159,26 +141,15 @@ pub(super) fn find(variable: &str) -> Option<&'static Setting> {
 /// The table of `docs/settings.md`.
 #[must_use]
 pub fn markdown() -> String {
-    let mut text =
-        String::from("| variable | flag | default | allowed | meaning |\n|---|---|---|---|---|\n");
+    let mut text = String::from("| variable | flag | default | allowed | meaning |\n|---|---|---|---|---|\n");
     for setting in SETTINGS {
         let default = match (setting.default, setting.default_text) {
             ("", words) => words.to_owned(),
             (value, _) => format!("`{value}`"),
         };
-        let Setting {
-            variable,
-            flag,
-            form,
-            meaning,
-            ..
-        } = setting;
+        let Setting { variable, flag, form, meaning, .. } = setting;
         // Writing to a String can't fail.
-        writeln!(
-            text,
-            "| `{variable}` | `--{flag}` | {default} | {form} | {meaning} |"
-        )
-        .ok();
+        writeln!(text, "| `{variable}` | `--{flag}` | {default} | {form} | {meaning} |").ok();
     }
     text
 }

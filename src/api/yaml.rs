@@ -9,8 +9,7 @@ use crate::template::nearest;
 /// A sensor file is a page or two.
 pub(super) const MAX_FILE_BYTES: usize = 512 * 1024;
 
-const TOO_MUCH: &str =
-    "too large or too deeply nested for a sensor file, aliases counted where they are used";
+const TOO_MUCH: &str = "too large or too deeply nested for a sensor file, aliases counted where they are used";
 
 /// Why a text is not the document that it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,28 +69,15 @@ fn options() -> Options {
 
 fn describe(error: &Error) -> YamlError {
     let error = error.without_snippet();
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the rest is said in the words of the parser"
-    )]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the rest is said in the words of the parser")]
     let message = match error {
-        Error::SerdeUnknownField {
-            field, expected, ..
-        } => {
+        Error::SerdeUnknownField { field, expected, .. } => {
             let hint = nearest(field, expected.iter().copied());
             let hint = hint.map_or_else(String::new, |name| format!(", did you mean `{name}`?"));
-            format!(
-                "unknown field `{field}`{hint}; allowed: {}",
-                expected.join(", ")
-            )
+            format!("unknown field `{field}`{hint}; allowed: {}", expected.join(", "))
         }
-        Error::SerdeUnknownVariant {
-            variant, expected, ..
-        } => {
-            format!(
-                "`{variant}` is not allowed; allowed: {}",
-                expected.join(", ")
-            )
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            format!("`{variant}` is not allowed; allowed: {}", expected.join(", "))
         }
         Error::SerdeMissingField { field, .. } => format!("the field `{field}` is missing"),
         Error::DuplicateMappingKey { key: Some(key), .. } => {
@@ -102,14 +88,8 @@ fn describe(error: &Error) -> YamlError {
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => TOO_MUCH.to_owned(),
-        Error::Unexpected {
-            expected: "mapping start",
-            ..
-        } => "a map is expected here".to_owned(),
-        Error::Unexpected {
-            expected: "string scalar",
-            ..
-        } => "a text is expected here".to_owned(),
+        Error::Unexpected { expected: "mapping start", .. } => "a map is expected here".to_owned(),
+        Error::Unexpected { expected: "string scalar", .. } => "a text is expected here".to_owned(),
         Error::AliasError { error, .. } => return describe(error),
         other => match other.to_string() {
             // The scanner has a limit of its own, below ours for brackets.
@@ -118,11 +98,7 @@ fn describe(error: &Error) -> YamlError {
         },
     };
     match error.location().filter(|location| location.line() > 0) {
-        Some(location) => YamlError::At {
-            line: location.line(),
-            column: location.column(),
-            message: bare(message),
-        },
+        Some(location) => YamlError::At { line: location.line(), column: location.column(), message: bare(message) },
         None => YamlError::Document(bare(message)),
     }
 }
@@ -130,9 +106,7 @@ fn describe(error: &Error) -> YamlError {
 /// Without the place that the parser appends itself.
 fn bare(message: String) -> String {
     match message.rfind(" at line ") {
-        Some(end) => message
-            .get(..end)
-            .map_or_else(|| message.clone(), str::to_owned),
+        Some(end) => message.get(..end).map_or_else(|| message.clone(), str::to_owned),
         None => message,
     }
 }

@@ -306,10 +306,11 @@ pub async fn oldest_pending(
     let body = json!({"seq": sequence, "next_by_subj": subject});
     match api::<Answer>(connection, what, format!("$JS.API.STREAM.MSG.GET.{stream}"), &body).await {
         Ok(answer) => {
-            let time: jiff::Timestamp = answer.message.time.parse().map_err(|error| ManageError::Decode {
-                what: what(),
-                source: serde::de::Error::custom(error),
-            })?;
+            let time: jiff::Timestamp = answer
+                .message
+                .time
+                .parse()
+                .map_err(|error| ManageError::Decode { what: what(), source: serde::de::Error::custom(error) })?;
             Ok(i64::try_from(time.as_nanosecond()).ok())
         }
         Err(error) if error.err_code() == Some(ApiError::NO_MESSAGE_FOUND) => Ok(None),

@@ -142,7 +142,8 @@ impl Cluster {
             watch: Pool::open(&open, 0, now),
             open,
         };
-        let shared = Shared { options, namespace, renewable, state: Mutex::new(state), reload: tokio::sync::Mutex::new(()) };
+        let shared =
+            Shared { options, namespace, renewable, state: Mutex::new(state), reload: tokio::sync::Mutex::new(()) };
         Self { shared: Arc::new(shared) }
     }
 

@@ -47,10 +47,8 @@ pub(super) fn prepare(config: &Config, connect_timeout: Duration) -> kube::Resul
     tcp.set_keepalive(Some(KEEPALIVE_TIME));
     tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    let connector = Limited {
-        inner: config.rustls_https_connector_with_connector(Abrupt(tcp))?,
-        limit: connect_timeout,
-    };
+    let connector =
+        Limited { inner: config.rustls_https_connector_with_connector(Abrupt(tcp))?, limit: connect_timeout };
     let base = config.base_uri_layer();
     let auth = config.auth_layer()?;
     let extra = config.extra_headers_layer()?;

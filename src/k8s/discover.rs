@@ -234,11 +234,8 @@ mod tests {
             error.to_string(),
             "argoproj.io/v1alpha1 has no kind \"workflow\": did you mean Workflow or WorkflowTemplate?"
         );
-        let error = DiscoverError::Version {
-            group: String::new(),
-            version: "v2".to_owned(),
-            served: vec!["v1".to_owned()],
-        };
+        let error =
+            DiscoverError::Version { group: String::new(), version: "v2".to_owned(), served: vec!["v1".to_owned()] };
         assert_eq!(error.to_string(), "the API server serves the core group as v1, not \"v2\"");
         assert!(nearest("Banana", kinds.into_iter()).is_empty());
     }

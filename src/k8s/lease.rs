@@ -122,7 +122,9 @@ fn view(lease: Lease) -> Result<LeaseView, DecodeError> {
     let spec = lease.spec.unwrap_or_default();
     Ok(LeaseView {
         holder: spec.holder_identity.unwrap_or_default(),
-        duration: Duration::from_secs(spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).unwrap_or(0)),
+        duration: Duration::from_secs(
+            spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).unwrap_or(0),
+        ),
         transitions: spec.lease_transitions.and_then(|count| count.try_into().ok()).unwrap_or(0),
         resource_version: version.parse().map_err(|_| DecodeError::Version(version))?,
         acquired: spec.acquire_time.map(|time| time.0),

@@ -120,10 +120,7 @@ impl WireQuota {
 
 impl Cluster {
     /// All quotas of a namespace, readable or not, and the version at which these were all.
-    pub async fn list_quotas(
-        &self,
-        namespace: &str,
-    ) -> Result<(Vec<Result<QuotaView, QuotaFault>>, u64), CallError> {
+    pub async fn list_quotas(&self, namespace: &str) -> Result<(Vec<Result<QuotaView, QuotaFault>>, u64), CallError> {
         let (quotas, version) =
             self.list_as(&collection(namespace), "application/json", |quota: WireQuota| quota.view()).await?;
         Ok((quotas.into_iter().collect::<Result<_, _>>()?, version))

@@ -96,9 +96,7 @@ fn sight(object: WireObject) -> Result<Sight, CallError> {
 pub(super) fn found_or_absent<T>(found: Result<T, CallError>, name: &str) -> Result<Option<T>, CallError> {
     match found {
         Ok(object) => Ok(Some(object)),
-        Err(CallError::Refused(status))
-            if status.code == 404 && status.reason == "NotFound" && status.name == name =>
-        {
+        Err(CallError::Refused(status)) if status.code == 404 && status.reason == "NotFound" && status.name == name => {
             Ok(None)
         }
         Err(error) => Err(error),

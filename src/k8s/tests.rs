@@ -218,7 +218,9 @@ async fn watch(body: &'static str) -> Vec<Result<ObjectEvent, CallError>> {
     let asked = mock.asked();
     assert_eq!(
         asked,
-        ["GET /apis/example.com/v1/namespaces/ns/widgets?watch=true&allowWatchBookmarks=true&timeoutSeconds=5&resourceVersion=5"]
+        [
+            "GET /apis/example.com/v1/namespaces/ns/widgets?watch=true&allowWatchBookmarks=true&timeoutSeconds=5&resourceVersion=5"
+        ]
     );
     events.collect().await
 }
@@ -235,23 +237,19 @@ async fn a_watch_tells_what_happened_and_ends() {
     ))
     .await;
     let events: Vec<_> = events.into_iter().map(Result::unwrap).collect();
-    let sight = |resource_version| Sight {
-        name: "a".to_owned(),
-        uid: "u".to_owned(),
-        resource_version,
-        ..Sight::default()
-    };
-    assert_eq!(
-        events,
-        [ObjectEvent::Applied(sight(6)), ObjectEvent::Deleted(sight(7)), ObjectEvent::Bookmark(9)]
-    );
+    let sight =
+        |resource_version| Sight { name: "a".to_owned(), uid: "u".to_owned(), resource_version, ..Sight::default() };
+    assert_eq!(events, [ObjectEvent::Applied(sight(6)), ObjectEvent::Deleted(sight(7)), ObjectEvent::Bookmark(9)]);
 }
 
 #[tokio::test]
 async fn a_watch_ends_with_its_first_error() {
-    let expired = watch("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\"}}\n{}\n").await;
+    let expired =
+        watch("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\"}}\n{}\n").await;
     assert!(matches!(expired.as_slice(), [Err(CallError::Expired)]), "{expired:?}");
-    let refused = watch("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":500,\"reason\":\"InternalError\"}}\n").await;
+    let refused =
+        watch("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":500,\"reason\":\"InternalError\"}}\n")
+            .await;
     assert!(matches!(refused.as_slice(), [Err(CallError::Refused(_))]), "{refused:?}");
     let unknown = watch("{\"type\":\"NEW\",\"object\":{}}\n{}\n").await;
     assert!(matches!(unknown.as_slice(), [Err(CallError::Decode(DecodeError::EventType(_)))]), "{unknown:?}");
@@ -279,13 +277,9 @@ async fn a_watch_of_quotas_tells_bad_ones_by_name() {
         let gone = json!({"type": "DELETED", "object": quota("bad", "many", json!({}))});
         text(200, format!("{bad}\n{gone}\n"))
     });
-    let events: Vec<_> =
-        mock.cluster.watch_quotas("ns", 1, SOON).await.unwrap().try_collect().await.unwrap();
+    let events: Vec<_> = mock.cluster.watch_quotas("ns", 1, SOON).await.unwrap().try_collect().await.unwrap();
     assert!(matches!(&events[0], QuotaEvent::Applied(Err(fault)) if fault.name == "bad"), "{events:?}");
-    assert!(
-        matches!(&events[1], QuotaEvent::Deleted { name, resource_version: 9, .. } if name == "bad"),
-        "{events:?}"
-    );
+    assert!(matches!(&events[1], QuotaEvent::Deleted { name, resource_version: 9, .. } if name == "bad"), "{events:?}");
 }
 
 fn claim(holder: &str) -> LeaseClaim {

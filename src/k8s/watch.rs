@@ -168,10 +168,7 @@ struct Line<T> {
     object: T,
 }
 
-fn decode<T: DeserializeOwned, E>(
-    line: &[u8],
-    event: fn(T, Change) -> Result<E, DecodeError>,
-) -> Result<E, CallError> {
+fn decode<T: DeserializeOwned, E>(line: &[u8], event: fn(T, Change) -> Result<E, DecodeError>) -> Result<E, CallError> {
     // Twice, because what `object` is depends on `type`; skipping it costs little.
     let head: Line<IgnoredAny> = serde_json::from_slice(line).map_err(DecodeError::from)?;
     let change = match head.r#type.as_str() {

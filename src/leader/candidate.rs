@@ -48,7 +48,12 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
                         Lost::Deleted => "it was deleted".to_owned(),
                         Lost::GivenUp => "given up".to_owned(),
                     };
-                    tracing::info!(lease = place.name, namespace = place.namespace, why, "the Lease is not ours any more");
+                    tracing::info!(
+                        lease = place.name,
+                        namespace = place.namespace,
+                        why,
+                        "the Lease is not ours any more"
+                    );
                     vote.send_replace(Vote { epoch: None, holder: election.holder().map(str::to_owned) });
                 }
             }

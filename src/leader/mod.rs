@@ -24,8 +24,8 @@ use crate::telemetry::LeaderMetrics;
 use crate::wire::{Grant, Report};
 use candidate::{Place, Vote};
 use session::{End, Session};
-pub(crate) use stores::{bucket_name, record_key};
 use stores::{Lost, Stores};
+pub(crate) use stores::{bucket_name, record_key};
 
 /// The pause before leadership is tried again after another leader showed itself in the stores.
 const AFTER_DEPOSED: Duration = Duration::from_millis(500);

@@ -459,7 +459,11 @@ impl<'a> Session<'a> {
             waits_for: None,
             quotas: self.ledger.quotas().len() as u64,
             live,
-            holders: self.ledger.holders().map(|(id, phase, out)| (id.to_string(), (format!("{phase:?}"), out.len()))).collect(),
+            holders: self
+                .ledger
+                .holders()
+                .map(|(id, phase, out)| (id.to_string(), (format!("{phase:?}"), out.len())))
+                .collect(),
             record: Some(RecordView {
                 version: record.version(),
                 floor: record.floor(),
@@ -507,4 +511,3 @@ async fn sleep_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-

@@ -240,7 +240,12 @@ async fn put(
             Err(error @ (PutError::Refused { .. } | PutError::Key { .. })) => {
                 if !said {
                     said = true;
-                    tracing::error!(bucket = bucket.name(), key, error = &error as &dyn std::error::Error, "the {what} cannot be written");
+                    tracing::error!(
+                        bucket = bucket.name(),
+                        key,
+                        error = &error as &dyn std::error::Error,
+                        "the {what} cannot be written"
+                    );
                 }
             }
         }

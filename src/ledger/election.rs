@@ -25,11 +25,7 @@ pub struct LeaseTimes {
 
 impl Default for LeaseTimes {
     fn default() -> Self {
-        Self {
-            duration: Duration::from_secs(6),
-            renew_deadline: Duration::from_secs(4),
-            retry: Duration::from_secs(1),
-        }
+        Self { duration: Duration::from_secs(6), renew_deadline: Duration::from_secs(4), retry: Duration::from_secs(1) }
     }
 }
 

@@ -25,7 +25,14 @@ impl LocalBlock {
     }
 
     /// Another refusal. Those of messages that were under way when the first came do not make the pause longer.
-    pub(super) fn refused(&mut self, reason: Reason, detail: String, after: Option<Duration>, number: u64, now: Instant) {
+    pub(super) fn refused(
+        &mut self,
+        reason: Reason,
+        detail: String,
+        after: Option<Duration>,
+        number: u64,
+        now: Instant,
+    ) {
         self.reason = reason;
         self.detail = detail;
         if self.probe == Some(number) {

@@ -78,8 +78,7 @@ impl Place {
     }
 
     async fn try_settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
-        let spec =
-            StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create: true, replicas: 1 };
+        let spec = StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create: true, replicas: 1 };
         let stream = ensure_stream(connection, &spec).await?;
         warn("stream", &stream.warnings);
         let spec =
@@ -190,6 +189,12 @@ impl Waiting {
 
 fn warn(what: &str, findings: &[Finding]) {
     for finding in findings {
-        tracing::warn!(what, setting = finding.setting, value = finding.value, advice = finding.allowed, "unwise setting");
+        tracing::warn!(
+            what,
+            setting = finding.setting,
+            value = finding.value,
+            advice = finding.allowed,
+            "unwise setting"
+        );
     }
 }

@@ -313,7 +313,10 @@ impl Hand {
             match stored {
                 Ok(_) => Event::DeadStored(Confirmed::Yes),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the dead letter is not stored; trying on");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the dead letter is not stored; trying on"
+                    );
                     Event::DeadStored(Confirmed::No)
                 }
             }
@@ -364,9 +367,9 @@ fn ack_result(result: &Result<(), AckError>) -> AckResult {
         Ok(()) => AckResult::Confirmed,
         Err(CallErrorKind::TimedOut) => AckResult::TimedOut,
         Err(CallErrorKind::NoResponders) => AckResult::NoResponders,
-        Err(
-            CallErrorKind::Disconnected | CallErrorKind::Denied | CallErrorKind::TooLarge | CallErrorKind::Failed,
-        ) => AckResult::Failed,
+        Err(CallErrorKind::Disconnected | CallErrorKind::Denied | CallErrorKind::TooLarge | CallErrorKind::Failed) => {
+            AckResult::Failed
+        }
     }
 }
 
@@ -447,4 +450,3 @@ async fn until(deadline: Option<Instant>, waits: bool) {
         None => std::future::pending().await,
     }
 }
-

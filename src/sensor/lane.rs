@@ -346,7 +346,10 @@ impl Lane {
         };
         if delivery.delivered == 1 {
             let age = clock::wall().as_nanosecond().saturating_sub(i128::from(delivery.store_time_ns)).max(0);
-            self.shared.metrics.event_age.observe(Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)).as_secs_f64());
+            self.shared
+                .metrics
+                .event_age
+                .observe(Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)).as_secs_f64());
         }
         let sequence = delivery.sequence;
         let hand = Hand::new(Arc::clone(&self.shared), delivery, credit.clone(), handed, self.news.clone());
@@ -396,7 +399,10 @@ impl Lane {
     }
 
     fn stop(&mut self) {
-        tracing::info!(in_hand = self.in_hand.len(), "stopping: no more pulls, what is in hand is finished or returned");
+        tracing::info!(
+            in_hand = self.in_hand.len(),
+            "stopping: no more pulls, what is in hand is finished or returned"
+        );
         self.stopping = Some(clock::now() + self.settings.grace);
         self.health.drain();
         self.alert(|alert| alert.shutdown = true);

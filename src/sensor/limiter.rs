@@ -25,10 +25,7 @@ impl Limiter {
     pub(super) fn new() -> Self {
         let concurrency = Concurrency::new();
         let permits = concurrency.limit();
-        Self {
-            semaphore: Arc::new(Semaphore::new(permits)),
-            rule: Arc::new(Mutex::new(Rule { concurrency, permits })),
-        }
+        Self { semaphore: Arc::new(Semaphore::new(permits)), rule: Arc::new(Mutex::new(Rule { concurrency, permits })) }
     }
 
     pub(super) fn limit(&self) -> usize {

@@ -45,11 +45,16 @@ pub(super) async fn follow(
                     }
                 }
             }
-            changed = leader.wait_for(|view| {
-                view.record.as_ref().is_some_and(|record| !record.watched) != unwatched
-            }) => if changed.is_err() {
-                return;
-            }
+            () = changes(&mut leader, unwatched) => {}
         }
+    }
+}
+
+/// Ends when the leader's word on whether the objects are watched is another one; never where there is no leader.
+async fn changes(leader: &mut watch::Receiver<LeaderView>, unwatched: bool) {
+    let differs = |view: &LeaderView| view.record.as_ref().is_some_and(|record| !record.watched) != unwatched;
+    let gone = leader.wait_for(differs).await.is_err();
+    if gone {
+        std::future::pending().await
     }
 }

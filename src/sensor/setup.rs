@@ -13,11 +13,11 @@ use super::shared::RecordCopy;
 use super::trigger::{KubernetesTrigger, Trigger};
 use super::{Config, SensorError};
 use crate::api::{self, QuotaSettings, Source};
+use crate::clock;
 use crate::gate::Counted;
 use crate::jetstream::Connection;
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind};
 use crate::leader::{LeaderSettings, LeaderView, Own};
-use crate::clock;
 use crate::telemetry::{Health, Metrics, SensorMetrics, WatchSample};
 use crate::wire::{Cost, Terms};
 
@@ -173,14 +173,16 @@ pub(super) fn credit_terms(config: &Config, created: Option<&Counted>) -> Option
 pub(super) fn trigger(config: &mut Config, cluster: Option<&Cluster>, kind: Option<&Kind>) -> Trigger {
     let log = api::LogTrigger { silent: false, level: api::LogLevel::default() };
     match (std::mem::replace(&mut config.sensor.trigger, api::Trigger::Log(log)), cluster, kind) {
-        (api::Trigger::Kubernetes(trigger), Some(cluster), Some(kind)) => Trigger::Kubernetes(Box::new(KubernetesTrigger {
-            cluster: cluster.clone(),
-            kind: kind.clone(),
-            namespace: config.namespace.clone(),
-            prefix: trigger.prefix,
-            template: trigger.template,
-            create_timeout: config.settings.create_timeout,
-        })),
+        (api::Trigger::Kubernetes(trigger), Some(cluster), Some(kind)) => {
+            Trigger::Kubernetes(Box::new(KubernetesTrigger {
+                cluster: cluster.clone(),
+                kind: kind.clone(),
+                namespace: config.namespace.clone(),
+                prefix: trigger.prefix,
+                template: trigger.template,
+                create_timeout: config.settings.create_timeout,
+            }))
+        }
         (api::Trigger::Log(trigger), _, _) => Trigger::Log { silent: trigger.silent, level: trigger.level },
         // A kubernetes trigger always has its cluster and its kind: see `needs_cluster` and `discover`.
         (api::Trigger::Kubernetes(_), None | Some(_), None | Some(_)) => {

@@ -166,9 +166,10 @@ impl Shared {
         };
         let mut fits = false;
         for (resource, requested) in &refusal.requested {
-            let (Some(ours), Ok(requested)) = (used.get(resource.as_str()), Quantity::parse(requested)) else { continue };
-            let (Some(theirs), Some(limited)) =
-                (amount(&refusal.used, resource), amount(&refusal.limited, resource))
+            let (Some(ours), Ok(requested)) = (used.get(resource.as_str()), Quantity::parse(requested)) else {
+                continue;
+            };
+            let (Some(theirs), Some(limited)) = (amount(&refusal.used, resource), amount(&refusal.limited, resource))
             else {
                 return false;
             };

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use prometheus::{Encoder, Gauge, GaugeVec, Histogram, IntCounter, Opts, Registry, TextEncoder};
 
 use super::labels::{
-    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
-    WriteResult,
+    AckResult, CreditState, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind, WriteResult,
 };
 use super::series::{BlockedGauge, Counters, Gauges, MaybeGauge, NO_LABELS, raise_child};
 use super::table::Families;
 use super::{Label, process};
+use crate::message::DeadReason;
 
 /// Why metrics could not be made or rendered.
 #[derive(Debug, thiserror::Error)]

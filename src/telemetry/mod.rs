@@ -16,8 +16,7 @@ mod table;
 
 pub use health::{Condition, Health, LIVE_WITHIN};
 pub use labels::{
-    AckResult, CreditState, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
-    WriteResult,
+    AckResult, CreditState, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind, WriteResult,
 };
 pub use metrics::{LeaderMetrics, Metrics, MetricsError, QuotaSample, SensorIdentity, SensorMetrics, WatchSample};
 pub use repeats::Repeats;

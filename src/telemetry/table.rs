@@ -3,9 +3,9 @@
 use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use super::labels::{
-    AckResult, CreditState, DeadReason, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind,
-    WriteResult,
+    AckResult, CreditState, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind, WriteResult,
 };
+use crate::message::DeadReason;
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators,
-};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::{Context, Value};
 
 use super::MAX_EXPRESSION_DEPTH;
@@ -32,16 +30,8 @@ pub(super) struct Needs {
 const NAMESPACES: [&str; 2] = ["optional", "strings"];
 
 /// Walks an expression.
-pub(super) fn check(
-    expression: &IdedExpr,
-    context: &Context<'_, '_>,
-) -> Result<Needs, TemplateProblem> {
-    let mut walk = Walk {
-        context,
-        scopes: Vec::new(),
-        bodies: Vec::new(),
-        needs: Needs::default(),
-    };
+pub(super) fn check(expression: &IdedExpr, context: &Context<'_, '_>) -> Result<Needs, TemplateProblem> {
+    let mut walk = Walk { context, scopes: Vec::new(), bodies: Vec::new(), needs: Needs::default() };
     walk.expression(expression, 1)?;
     Ok(walk.needs)
 }
@@ -74,18 +64,9 @@ impl<'e> Walk<'e, '_> {
             }
             Expr::Call(call) => self.call(call, below),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension, below),
-            Expr::List(list) => list
-                .elements
-                .iter()
-                .try_for_each(|item| self.expression(item, below)),
-            Expr::Map(map) => map
-                .entries
-                .iter()
-                .try_for_each(|entry| self.entry(&entry.expr, below)),
-            Expr::Struct(message) => Err(TemplateProblem::Function {
-                name: message.type_name.clone(),
-                nearest: None,
-            }),
+            Expr::List(list) => list.elements.iter().try_for_each(|item| self.expression(item, below)),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.entry(&entry.expr, below)),
+            Expr::Struct(message) => Err(TemplateProblem::Function { name: message.type_name.clone(), nearest: None }),
         }
     }
 
@@ -127,17 +108,12 @@ impl<'e> Walk<'e, '_> {
         }
         let known = std::iter::once("event").chain(self.scopes.iter().copied());
         let nearest = nearest(name, known).map(str::to_owned);
-        Err(TemplateProblem::Variable {
-            name: name.to_owned(),
-            nearest,
-        })
+        Err(TemplateProblem::Variable { name: name.to_owned(), nearest })
     }
 
     fn event(&mut self, field: Option<&str>) -> Result<(), TemplateProblem> {
         let Some(field) = field else {
-            self.needs
-                .fields
-                .extend(FIELDS.iter().map(|field| field.name));
+            self.needs.fields.extend(FIELDS.iter().map(|field| field.name));
             if !self.bodies.is_empty() {
                 self.needs.read_in_loops.insert(Vec::new());
             }
@@ -149,12 +125,8 @@ impl<'e> Walk<'e, '_> {
                 Ok(())
             }
             None => {
-                let nearest =
-                    nearest(field, FIELDS.iter().map(|known| known.name)).map(str::to_owned);
-                Err(TemplateProblem::Field {
-                    name: field.to_owned(),
-                    nearest,
-                })
+                let nearest = nearest(field, FIELDS.iter().map(|known| known.name)).map(str::to_owned);
+                Err(TemplateProblem::Field { name: field.to_owned(), nearest })
             }
         }
     }
@@ -169,10 +141,7 @@ impl<'e> Walk<'e, '_> {
         self.constants(call)?;
         self.needs.splits |= call.func_name == "split";
         if let [base, key] = call.args.as_slice()
-            && matches!(
-                call.func_name.as_str(),
-                operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT
-            )
+            && matches!(call.func_name.as_str(), operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT)
             && let (Expr::Ident(name), Some(key)) = (&base.expr, text(key))
         {
             return self.variable(name, Some(key));
@@ -180,27 +149,19 @@ impl<'e> Walk<'e, '_> {
         if let (Some(target), None) = (&call.target, namespace) {
             self.expression(target, depth)?;
         }
-        call.args
-            .iter()
-            .try_for_each(|argument| self.expression(argument, depth))
+        call.args.iter().try_for_each(|argument| self.expression(argument, depth))
     }
 
     fn function(&self, namespace: Option<&str>, name: &str) -> Result<(), TemplateProblem> {
         if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
             return Ok(());
         }
-        let full = namespace.map_or_else(
-            || name.to_owned(),
-            |namespace| format!("{namespace}.{name}"),
-        );
+        let full = namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}.{name}"));
         if FUNCTIONS.iter().any(|known| known.name == full) {
             return Ok(());
         }
         let nearest = nearest(&full, FUNCTIONS.iter().map(|known| known.name)).map(str::to_owned);
-        Err(TemplateProblem::Function {
-            name: full,
-            nearest,
-        })
+        Err(TemplateProblem::Function { name: full, nearest })
     }
 
     /// A call whose arguments are all constants is made now, and so is `x.matches('constant')` on an empty text: what
@@ -218,26 +179,18 @@ impl<'e> Walk<'e, '_> {
         if !call.args.iter().all(constant) || call.func_name.starts_with('@') {
             return Ok(());
         }
-        let tried = IdedExpr {
-            id: 0,
-            expr: Expr::Call(tried),
-        };
+        let tried = IdedExpr { id: 0, expr: Expr::Call(tried) };
         match Value::resolve(&tried, self.context) {
             Ok(_) => Ok(()),
             Err(error) => Err(TemplateProblem::AlwaysFails(shortened(&error.to_string()))),
         }
     }
 
-    fn comprehension(
-        &mut self,
-        node: &'e ComprehensionExpr,
-        depth: usize,
-    ) -> Result<(), TemplateProblem> {
+    fn comprehension(&mut self, node: &'e ComprehensionExpr, depth: usize) -> Result<(), TemplateProblem> {
         self.expression(&node.iter_range, depth)?;
         self.expression(&node.accu_init, depth)?;
         // The macros of optionals are written as loops over nothing.
-        let looping =
-            !matches!(&node.iter_range.expr, Expr::List(list) if list.elements.is_empty());
+        let looping = !matches!(&node.iter_range.expr, Expr::List(list) if list.elements.is_empty());
         let outside = self.scopes.len();
         self.scopes.push(&node.accu_var);
         self.scopes.push(&node.iter_var);
@@ -268,19 +221,11 @@ fn literals(call: &CallExpr) -> Result<(), TemplateProblem> {
         "format" => ("format", "format", literal(call.target.as_deref())),
         _ => return Ok(()),
     };
-    if ok {
-        Ok(())
-    } else {
-        Err(TemplateProblem::NotLiteral { function, argument })
-    }
+    if ok { Ok(()) } else { Err(TemplateProblem::NotLiteral { function, argument }) }
 }
 
 fn text(node: &IdedExpr) -> Option<&str> {
-    if let Expr::Literal(LiteralValue::String(text)) = &node.expr {
-        Some(text.inner())
-    } else {
-        None
-    }
+    if let Expr::Literal(LiteralValue::String(text)) = &node.expr { Some(text.inner()) } else { None }
 }
 
 /// `event.a.b`, also written `event["a"].b`, as `["a", "b"]`.
@@ -288,10 +233,7 @@ pub(super) fn event_path(node: &IdedExpr) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut node = node;
     loop {
-        #[allow(
-            clippy::wildcard_enum_match_arm,
-            reason = "whatever else it is, it is no path"
-        )]
+        #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else it is, it is no path")]
         match &node.expr {
             Expr::Ident(name) if name == "event" && !names.is_empty() => {
                 names.reverse();

@@ -57,27 +57,13 @@ impl Template {
     /// As [`Template::compile`].
     pub fn compile_with_texts(document: &Value, texts: &[&str]) -> Result<Self, TemplateError> {
         let compiled = stack::parsing(|| {
-            let mut compiler = Compiler {
-                texts,
-                path: String::new(),
-                expressions: 0,
-                fixed: 0,
-                depth: 0,
-            };
+            let mut compiler = Compiler { texts, path: String::new(), expressions: 0, fixed: 0, depth: 0 };
             let root = compiler.node(document, 1)?;
-            Ok(Self {
-                root,
-                fixed: compiler.fixed,
-                depth: compiler.depth,
-            })
+            Ok(Self { root, fixed: compiler.fixed, depth: compiler.depth })
         });
         compiled.unwrap_or_else(|panicked| {
             let problem = TemplateProblem::Panicked(panicked.to_string());
-            Err(TemplateError {
-                path: "the document".to_owned(),
-                expression: String::new(),
-                problem,
-            })
+            Err(TemplateError { path: "the document".to_owned(), expression: String::new(), problem })
         })
     }
 
@@ -112,19 +98,14 @@ impl Node {
                 for piece in pieces {
                     match piece {
                         Piece::Text(fixed) => text.push_str(fixed),
-                        Piece::Slot(slot) => {
-                            values::push_text(&mut text, &slot.evaluate(scope, budget)?)
-                        }
+                        Piece::Slot(slot) => values::push_text(&mut text, &slot.evaluate(scope, budget)?),
                     }
                 }
                 Value::String(text)
             }
-            Self::List(items) => Value::Array(
-                items
-                    .iter()
-                    .map(|item| item.render(scope, budget))
-                    .collect::<Result<_, _>>()?,
-            ),
+            Self::List(items) => {
+                Value::Array(items.iter().map(|item| item.render(scope, budget)).collect::<Result<_, _>>()?)
+            }
             Self::Map(members) => {
                 let mut map = Map::with_capacity(members.len());
                 for (name, node) in members {
@@ -137,15 +118,9 @@ impl Node {
 }
 
 impl Slot {
-    fn evaluate(
-        &self,
-        scope: &mut Scope<'_, '_>,
-        budget: &mut Budget,
-    ) -> Result<Value, RenderError> {
+    fn evaluate(&self, scope: &mut Scope<'_, '_>, budget: &mut Budget) -> Result<Value, RenderError> {
         let Self { path, expression } = self;
-        expression
-            .evaluate(scope, budget)
-            .map_err(|cause| cause.at(path, &expression.source))
+        expression.evaluate(scope, budget).map_err(|cause| cause.at(path, &expression.source))
     }
 }
 
@@ -181,11 +156,7 @@ impl Compiler<'_> {
                 let mut nodes = Vec::with_capacity(members.len());
                 for (name, member) in members {
                     self.add(name.len() + 3)?;
-                    let step = if self.path.is_empty() {
-                        name.clone()
-                    } else {
-                        format!(".{name}")
-                    };
+                    let step = if self.path.is_empty() { name.clone() } else { format!(".{name}") };
                     nodes.push((name.clone(), self.under(&step, member, depth)?));
                 }
                 Ok(Node::Map(nodes).folded())
@@ -202,8 +173,7 @@ impl Compiler<'_> {
     }
 
     fn string(&mut self, text: &str) -> Result<Node, TemplateError> {
-        let parts = parts::split(text)
-            .map_err(|unclosed| self.error(unclosed.0, TemplateProblem::Unclosed))?;
+        let parts = parts::split(text).map_err(|unclosed| self.error(unclosed.0, TemplateProblem::Unclosed))?;
         let mut pieces = Vec::with_capacity(parts.len());
         for part in parts {
             pieces.push(match part {
@@ -230,21 +200,13 @@ impl Compiler<'_> {
         if self.expressions > MAX_EXPRESSIONS {
             return Err(self.error(source, TemplateProblem::TooMany));
         }
-        let expression =
-            Expression::compile(source).map_err(|problem| self.error(source, problem))?;
+        let expression = Expression::compile(source).map_err(|problem| self.error(source, problem))?;
         self.depth = self.depth.max(expression.depth());
-        Ok(Slot {
-            path: self.path.clone(),
-            expression,
-        })
+        Ok(Slot { path: self.path.clone(), expression })
     }
 
     fn gives_text(&self) -> bool {
-        let under = |text: &str| {
-            self.path
-                .strip_prefix(text)
-                .is_some_and(|rest| rest.starts_with(['.', '[']))
-        };
+        let under = |text: &str| self.path.strip_prefix(text).is_some_and(|rest| rest.starts_with(['.', '[']));
         self.texts.iter().any(|text| under(text))
     }
 
@@ -257,16 +219,8 @@ impl Compiler<'_> {
     }
 
     fn error(&self, expression: &str, problem: TemplateProblem) -> TemplateError {
-        let path = if self.path.is_empty() {
-            "the document".to_owned()
-        } else {
-            self.path.clone()
-        };
-        TemplateError {
-            path,
-            expression: expression.trim().to_owned(),
-            problem,
-        }
+        let path = if self.path.is_empty() { "the document".to_owned() } else { self.path.clone() };
+        TemplateError { path, expression: expression.trim().to_owned(), problem }
     }
 }
 
@@ -278,22 +232,13 @@ impl Node {
     /// One value where no message changes anything in it.
     fn folded(self) -> Self {
         match self {
-            Self::List(nodes) if nodes.iter().all(Self::is_fixed) => Self::Fixed(Value::Array(
-                nodes.into_iter().map(Self::into_fixed).collect(),
-            )),
-            Self::Map(nodes) if nodes.iter().all(|(_, node)| node.is_fixed()) => {
-                Self::Fixed(Value::Object(
-                    nodes
-                        .into_iter()
-                        .map(|(name, node)| (name, node.into_fixed()))
-                        .collect(),
-                ))
+            Self::List(nodes) if nodes.iter().all(Self::is_fixed) => {
+                Self::Fixed(Value::Array(nodes.into_iter().map(Self::into_fixed).collect()))
             }
-            other @ (Self::Fixed(_)
-            | Self::Typed(_)
-            | Self::Text(_)
-            | Self::List(_)
-            | Self::Map(_)) => other,
+            Self::Map(nodes) if nodes.iter().all(|(_, node)| node.is_fixed()) => {
+                Self::Fixed(Value::Object(nodes.into_iter().map(|(name, node)| (name, node.into_fixed())).collect()))
+            }
+            other @ (Self::Fixed(_) | Self::Typed(_) | Self::Text(_) | Self::List(_) | Self::Map(_)) => other,
         }
     }
 

@@ -3,8 +3,8 @@
 use super::event::DecodeError;
 use super::stack::Panicked;
 use super::{
-    MAX_DOCUMENT_DEPTH, MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH, MAX_EXPRESSIONS,
-    MAX_LOOP_ROUNDS, MAX_LOOP_TEXT_BYTES, MAX_RENDERED_BYTES,
+    MAX_DOCUMENT_DEPTH, MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH, MAX_EXPRESSIONS, MAX_LOOP_ROUNDS,
+    MAX_LOOP_TEXT_BYTES, MAX_RENDERED_BYTES,
 };
 
 /// A document that no message could be rendered into.
@@ -32,9 +32,7 @@ pub enum TemplateProblem {
     #[error("the expression has {0} bytes, at most {MAX_EXPRESSION_BYTES} are allowed")]
     TooLong(usize),
     /// Deeper than [`MAX_EXPRESSION_DEPTH`].
-    #[error(
-        "the expression is nested too deeply, at most {MAX_EXPRESSION_DEPTH} levels are allowed"
-    )]
+    #[error("the expression is nested too deeply, at most {MAX_EXPRESSION_DEPTH} levels are allowed")]
     TooDeep,
     /// More than [`MAX_EXPRESSIONS`].
     #[error("the document has too many expressions, at most {MAX_EXPRESSIONS} are allowed")]
@@ -80,9 +78,7 @@ pub enum TemplateProblem {
         nearest: Option<String>,
     },
     /// A message could make the text grow without a bound.
-    #[error(
-        "the {argument} of `{function}` must be a text in quotes, so that a message can't choose it"
-    )]
+    #[error("the {argument} of `{function}` must be a text in quotes, so that a message can't choose it")]
     NotLiteral {
         /// The function.
         function: &'static str,
@@ -116,9 +112,7 @@ impl RenderError {
             Cause::MissingKey(_) => RenderErrorKind::MissingKey,
             Cause::WrongType(_) | Cause::NotJson(_) => RenderErrorKind::WrongType,
             Cause::Decode(_) => RenderErrorKind::Decode,
-            Cause::TooLarge | Cause::TooManyRounds { .. } | Cause::TooMuchText => {
-                RenderErrorKind::TooLarge
-            }
+            Cause::TooLarge | Cause::TooManyRounds { .. } | Cause::TooMuchText => RenderErrorKind::TooLarge,
             Cause::Evaluation(_) | Cause::Panicked(_) => RenderErrorKind::Evaluation,
         }
     }
@@ -180,11 +174,7 @@ pub(super) enum Cause {
 
 impl Cause {
     pub(super) fn at(self, path: &str, expression: &str) -> RenderError {
-        RenderError {
-            path: path.to_owned(),
-            expression: expression.to_owned(),
-            cause: self,
-        }
+        RenderError { path: path.to_owned(), expression: expression.to_owned(), cause: self }
     }
 }
 
@@ -217,11 +207,7 @@ pub(super) fn shortened(text: &str) -> String {
 }
 
 fn quoted(expression: &str) -> String {
-    if expression.is_empty() {
-        String::new()
-    } else {
-        format!("`${{{{ {} }}}}`: ", shortened(expression))
-    }
+    if expression.is_empty() { String::new() } else { format!("`${{{{ {} }}}}`: ", shortened(expression)) }
 }
 
 fn hint(nearest: Option<&str>) -> String {
@@ -229,18 +215,10 @@ fn hint(nearest: Option<&str>) -> String {
 }
 
 /// The candidate that a misspelled name is nearest to, where one is near.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
-    let distance =
-        |candidate: &str| strsim::damerau_levenshtein(&lower, &candidate.to_ascii_lowercase());
-    let best = candidates
-        .into_iter()
-        .map(|candidate| (distance(candidate), candidate))
-        .min_by_key(|(d, _)| *d);
+    let distance = |candidate: &str| strsim::damerau_levenshtein(&lower, &candidate.to_ascii_lowercase());
+    let best = candidates.into_iter().map(|candidate| (distance(candidate), candidate)).min_by_key(|(d, _)| *d);
     let near = 1.max(name.chars().count() / 3);
-    best.filter(|(distance, _)| *distance <= near)
-        .map(|(_, candidate)| candidate)
+    best.filter(|(distance, _)| *distance <= near).map(|(_, candidate)| candidate)
 }

@@ -14,14 +14,10 @@ pub enum DecodeError {
     #[error("content-type `{0}` says CloudEvent, but the payload is not a JSON object")]
     NotAnObject(String),
     /// A CloudEvents format other than JSON.
-    #[error(
-        "content-type `{0}` is a CloudEvents format that is not supported; use application/cloudevents+json"
-    )]
+    #[error("content-type `{0}` is a CloudEvents format that is not supported; use application/cloudevents+json")]
     Format(String),
     /// Several events in one message.
-    #[error(
-        "content-type `{0}` is a batch: one message is one effect, so publish each event as its own message"
-    )]
+    #[error("content-type `{0}` is a batch: one message is one effect, so publish each event as its own message")]
     Batch(String),
     /// The content type is a CloudEvent's, a required attribute is missing or no text.
     #[error("the CloudEvent has no attribute `{0}` with a text")]
@@ -108,17 +104,7 @@ impl<'m> Event<'m> {
         let claim = Claim::of(headers)?;
         let eager = matches!(claim, Claim::Structured(_));
         let content = OnceLock::new();
-        let event = Self {
-            subject,
-            headers,
-            payload,
-            stream,
-            sequence,
-            store_time_ns,
-            deliveries,
-            claim,
-            content,
-        };
+        let event = Self { subject, headers, payload, stream, sequence, store_time_ns, deliveries, claim, content };
         if eager {
             event.content()?;
         }
@@ -127,10 +113,7 @@ impl<'m> Event<'m> {
 
     pub(super) fn content(&self) -> Result<&Content, DecodeError> {
         let read = || cloudevent::read(&self.claim, self.headers, self.payload);
-        self.content
-            .get_or_init(read)
-            .as_ref()
-            .map_err(Clone::clone)
+        self.content.get_or_init(read).as_ref().map_err(Clone::clone)
     }
 
     pub(super) const fn subject(&self) -> &'m str {
@@ -177,10 +160,7 @@ mod tests {
     use serde_json::json;
 
     fn headers(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     fn content(pairs: &[(&str, &str)], payload: &[u8]) -> Result<Content, DecodeError> {
@@ -191,45 +171,20 @@ mod tests {
 
     #[test]
     fn data_is_json_text_or_bytes() {
-        assert_eq!(
-            content(&[], br#"{"a":1}"#).unwrap().data,
-            Data::Json(json!({"a":1}))
-        );
+        assert_eq!(content(&[], br#"{"a":1}"#).unwrap().data, Data::Json(json!({"a":1})));
         assert_eq!(content(&[], b"12").unwrap().data, Data::Json(json!(12)));
-        assert_eq!(
-            content(&[("Content-Type", "text/plain")], b"12")
-                .unwrap()
-                .data,
-            Data::Text("12".to_owned())
-        );
-        assert_eq!(
-            content(&[("content-type", "application/json")], b"{x")
-                .unwrap()
-                .data,
-            Data::Text("{x".to_owned())
-        );
+        assert_eq!(content(&[("Content-Type", "text/plain")], b"12").unwrap().data, Data::Text("12".to_owned()));
+        assert_eq!(content(&[("content-type", "application/json")], b"{x").unwrap().data, Data::Text("{x".to_owned()));
         assert_eq!(content(&[], b"").unwrap().data, Data::Text(String::new()));
-        assert_eq!(
-            content(&[], b"\xff\x00").unwrap().data,
-            Data::Bytes(vec![255, 0])
-        );
+        assert_eq!(content(&[], b"\xff\x00").unwrap().data, Data::Bytes(vec![255, 0]));
         let deep = "[".repeat(200_000);
-        assert_eq!(
-            content(&[], deep.as_bytes()).unwrap().data,
-            Data::Text(deep)
-        );
+        assert_eq!(content(&[], deep.as_bytes()).unwrap().data, Data::Text(deep));
     }
 
     #[test]
     fn structured_cloudevents() {
         let plain = br#"{"specversion":"1.0","id":"7","source":"/s","type":"t","subject":"x","ext":3,"data":{"a":1}}"#;
-        for pairs in [
-            &[][..],
-            &[(
-                "Content-Type",
-                "application/cloudevents+json; charset=utf-8",
-            )],
-        ] {
+        for pairs in [&[][..], &[("Content-Type", "application/cloudevents+json; charset=utf-8")]] {
             let content = content(pairs, plain).unwrap();
             assert_eq!(content.data, Data::Json(json!({"a":1})));
             let expected = json!({"specversion":"1.0","id":"7","source":"/s","type":"t","subject":"x","ext":3});
@@ -238,19 +193,13 @@ mod tests {
         // The form that an Argo Events event source publishes: no content type, data as bytes.
         let argo = br#"{"specversion":"1.0","id":"7","source":"webhook","type":"webhook","subject":"example",
             "datacontenttype":"application/json","time":"2026-01-01T00:00:00Z","data_base64":"eyJhIjoxfQ=="}"#;
-        assert_eq!(
-            content(&[("Nats-Msg-Id", "7")], argo).unwrap().data,
-            Data::Json(json!({"a":1}))
-        );
+        assert_eq!(content(&[("Nats-Msg-Id", "7")], argo).unwrap().data, Data::Json(json!({"a":1})));
         let old = br#"{"specversion":"0.3","id":"7","source":"s","type":"t","datacontentencoding":"base64","data":"eyJhIjoxfQ=="}"#;
         assert_eq!(content(&[], old).unwrap().data, Data::Json(json!({"a":1})));
         let empty = br#"{"specversion":"1.0","id":"7","source":"s","type":"t"}"#;
         assert_eq!(content(&[], empty).unwrap().data, Data::Json(Value::Null));
         let text = br#"{"specversion":"1.0","id":"7","source":"s","type":"t","datacontenttype":"text/plain","data_base64":"MTI="}"#;
-        assert_eq!(
-            content(&[], text).unwrap().data,
-            Data::Text("12".to_owned())
-        );
+        assert_eq!(content(&[], text).unwrap().data, Data::Text("12".to_owned()));
         // Not a CloudEvent: one of the four is missing, or no text.
         let other = br#"{"specversion":"1.0","id":7,"source":"s","type":"t","data":1}"#;
         assert_eq!(content(&[], other).unwrap().cloudevent, None);
@@ -272,11 +221,7 @@ mod tests {
         let expected = json!({"specversion":"1.0","id":"7","source":"/s x","type":"t","tenant":"blue",
             "datacontenttype":"application/json"});
         assert_eq!(Value::Object(content.cloudevent.unwrap()), expected);
-        let underscores = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", "7"),
-            ("ce_datacontenttype", "text/plain"),
-        ];
+        let underscores = [("ce_specversion", "1.0"), ("ce_id", "7"), ("ce_datacontenttype", "text/plain")];
         let content = super::tests::content(&underscores, b"12").unwrap();
         assert_eq!(content.data, Data::Text("12".to_owned()));
     }
@@ -284,11 +229,7 @@ mod tests {
     #[test]
     fn what_claims_to_be_a_cloudevent_and_is_none_is_refused() {
         const CLAIM: [(&str, &str); 1] = [("Content-Type", "application/cloudevents+json")];
-        type Row = (
-            &'static [(&'static str, &'static str)],
-            &'static [u8],
-            &'static str,
-        );
+        type Row = (&'static [(&'static str, &'static str)], &'static [u8], &'static str);
         let table: [Row; 8] = [
             (
                 &CLAIM,
@@ -300,11 +241,7 @@ mod tests {
                 b"[]",
                 "content-type `application/cloudevents+json` says CloudEvent, but the payload is not a JSON object",
             ),
-            (
-                &CLAIM,
-                br#"{"id":"7"}"#,
-                "the CloudEvent has no attribute `specversion` with a text",
-            ),
+            (&CLAIM, br#"{"id":"7"}"#, "the CloudEvent has no attribute `specversion` with a text"),
             (
                 &CLAIM,
                 br#"{"specversion":"1.0","id":7,"source":"s","type":"t"}"#,
@@ -343,13 +280,8 @@ mod tests {
     #[test]
     fn headers_and_time() {
         let headers = headers(&[("X", "1"), ("Y", "2"), ("X", "3"), ("x", "4")]);
-        let event =
-            Event::decode("a", &headers, b"\xff", "S", 1, 1_767_225_600_123_456_789, 1).unwrap();
-        let expected = [
-            ("X", "1, 3".to_owned()),
-            ("Y", "2".to_owned()),
-            ("x", "4".to_owned()),
-        ];
+        let event = Event::decode("a", &headers, b"\xff", "S", 1, 1_767_225_600_123_456_789, 1).unwrap();
+        let expected = [("X", "1, 3".to_owned()), ("Y", "2".to_owned()), ("x", "4".to_owned())];
         assert_eq!(event.headers(), expected);
         assert_eq!(event.time(), "2026-01-01T00:00:00.123456789Z");
     }

@@ -48,13 +48,8 @@ impl Expression {
         let program = ENV.compile(source).map_err(|errors| syntax(&errors))?;
         let context = Context::with_env(Arc::clone(&ENV));
         let needs = checks::check(program.expression(), &context)?;
-        let form =
-            checks::event_path(program.expression()).map_or(Form::Program(program), Form::Path);
-        Ok(Self {
-            source: source.to_owned(),
-            needs,
-            form,
-        })
+        let form = checks::event_path(program.expression()).map_or(Form::Program(program), Form::Path);
+        Ok(Self { source: source.to_owned(), needs, form })
     }
 
     /// Levels of recursion that evaluating it takes.
@@ -65,11 +60,7 @@ impl Expression {
         }
     }
 
-    pub(super) fn evaluate(
-        &self,
-        scope: &mut Scope<'_, '_>,
-        budget: &mut Budget,
-    ) -> Result<Value, Cause> {
+    pub(super) fn evaluate(&self, scope: &mut Scope<'_, '_>, budget: &mut Budget) -> Result<Value, Cause> {
         match &self.form {
             Form::Path(path) => {
                 let found = scope.find(path)?;
@@ -88,13 +79,8 @@ impl Expression {
     #[cfg(test)]
     pub(super) fn by_program(source: &str) -> Self {
         let program = ENV.compile(source).unwrap();
-        let needs =
-            checks::check(program.expression(), &Context::with_env(Arc::clone(&ENV))).unwrap();
-        Self {
-            source: source.to_owned(),
-            needs,
-            form: Form::Program(program),
-        }
+        let needs = checks::check(program.expression(), &Context::with_env(Arc::clone(&ENV))).unwrap();
+        Self { source: source.to_owned(), needs, form: Form::Program(program) }
     }
 
     /// A message must not make loops run for minutes, or fill the memory.
@@ -110,20 +96,12 @@ impl Expression {
                 Err(cause) => return Err(cause),
             }
         }
-        let longest = if self.needs.splits {
-            sizes.longest_list.max(sizes.longest_text)
-        } else {
-            sizes.longest_list
-        };
+        let longest = if self.needs.splits { sizes.longest_list.max(sizes.longest_text) } else { sizes.longest_list };
         let rounds = longest.saturating_pow(self.needs.loops);
         if rounds > MAX_LOOP_ROUNDS {
             return Err(Cause::TooManyRounds { longest, rounds });
         }
-        let mut read = if self.needs.crosses {
-            sizes.longest_text
-        } else {
-            0
-        };
+        let mut read = if self.needs.crosses { sizes.longest_text } else { 0 };
         for path in &self.needs.read_in_loops {
             let bytes = match path.is_empty() {
                 true => sizes.bytes,
@@ -179,28 +157,17 @@ fn bytes(value: &Value) -> usize {
 /// The first error, without the picture of it: the expression stands beside it anyway.
 fn syntax(errors: &cel::ParseErrors) -> TemplateProblem {
     let Some(error) = errors.errors.first() else {
-        return TemplateProblem::Syntax {
-            line: 1,
-            column: 1,
-            message: "unknown".to_owned(),
-        };
+        return TemplateProblem::Syntax { line: 1, column: 1, message: "unknown".to_owned() };
     };
     if error.msg.contains("Recursion limit") {
         return TemplateProblem::TooDeep;
     }
     let line = usize::try_from(error.pos.0).unwrap_or(1).max(1);
     let column = usize::try_from(error.pos.1).unwrap_or(1).max(1);
-    let message = error
-        .msg
-        .strip_prefix("Syntax error: ")
-        .unwrap_or(&error.msg);
+    let message = error.msg.strip_prefix("Syntax error: ").unwrap_or(&error.msg);
     // The parser names every token that it would have taken, which is no help.
     let message = message.split(" expecting {").next().unwrap_or(message);
-    TemplateProblem::Syntax {
-        line,
-        column,
-        message: shortened(message),
-    }
+    TemplateProblem::Syntax { line, column, message: shortened(message) }
 }
 
 /// One message during one rendering.
@@ -212,11 +179,7 @@ pub(super) struct Scope<'e, 'm> {
 
 impl<'e, 'm> Scope<'e, 'm> {
     pub(super) const fn new(event: &'e Event<'m>) -> Self {
-        Self {
-            event,
-            context: None,
-            fields: Vec::new(),
-        }
+        Self { event, context: None, fields: Vec::new() }
     }
 
     fn find(&self, path: &[String]) -> Result<Found<'e>, Cause> {
@@ -228,9 +191,7 @@ impl<'e, 'm> Scope<'e, 'm> {
         let known = needs.fields.iter().all(|field| self.fields.contains(field));
         if !known || self.context.is_none() {
             let wanted = FIELDS.iter().map(|field| field.name);
-            self.fields = wanted
-                .filter(|name| self.fields.contains(name) || needs.fields.contains(name))
-                .collect();
+            self.fields = wanted.filter(|name| self.fields.contains(name) || needs.fields.contains(name)).collect();
             let mut entries = std::collections::HashMap::with_capacity(self.fields.len());
             for name in &self.fields {
                 if let Some(value) = field_to_cel(self.event, name)? {
@@ -241,9 +202,7 @@ impl<'e, 'm> Scope<'e, 'm> {
             context.add_variable_as_val("event", Box::new(CelMap::from(entries)));
             self.context = Some(context);
         }
-        self.context
-            .as_ref()
-            .ok_or_else(|| Cause::Evaluation("no context".to_owned()))
+        self.context.as_ref().ok_or_else(|| Cause::Evaluation("no context".to_owned()))
     }
 }
 
@@ -267,9 +226,7 @@ fn field_to_cel<'e>(event: &'e Event<'_>, name: &str) -> Result<Option<Cel<'e>>,
                 let value: Cel<'_> = Box::new(CelString::from(value));
                 (CelMapKey::from(name), value)
             });
-            Box::new(CelMap::from(
-                entries.collect::<std::collections::HashMap<_, _>>(),
-            ))
+            Box::new(CelMap::from(entries.collect::<std::collections::HashMap<_, _>>()))
         }
         "time" => {
             let time = event.time().parse().ok().map(cel::Value::Timestamp);
@@ -294,8 +251,7 @@ impl<'e> Found<'e> {
         let Some((field, rest)) = path.split_first() else {
             return Err(Cause::MissingKey(String::new()));
         };
-        rest.iter()
-            .try_fold(Self::field(event, field)?, |found, name| found.member(name))
+        rest.iter().try_fold(Self::field(event, field)?, |found, name| found.member(name))
     }
 
     fn field(event: &'e Event<'_>, name: &str) -> Result<Self, Cause> {
@@ -317,9 +273,7 @@ impl<'e> Found<'e> {
             "headers" => {
                 let mut headers = event.headers();
                 headers.sort_by_key(|(name, _)| *name);
-                let members = headers
-                    .into_iter()
-                    .map(|(name, value)| (name.to_owned(), Value::String(value)));
+                let members = headers.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
                 Self::Made(Value::Object(members.collect()))
             }
             _ => return Err(Cause::MissingKey(name.to_owned())),
@@ -333,20 +287,14 @@ impl<'e> Found<'e> {
                 return members.get(name).map(Self::Json).ok_or_else(missing);
             }
             Self::Made(Value::Object(mut members)) => {
-                return members
-                    .shift_remove(name)
-                    .map(Self::Made)
-                    .ok_or_else(missing);
+                return members.shift_remove(name).map(Self::Made).ok_or_else(missing);
             }
             Self::Json(value) => kind(value),
             Self::Made(value) => kind(&value),
             Self::Text(_) => "a text",
             Self::Bytes(_) => "bytes",
         };
-        Err(Cause::WrongType(format!(
-            "there is no `{}` in {kind}",
-            shortened(name)
-        )))
+        Err(Cause::WrongType(format!("there is no `{}` in {kind}", shortened(name))))
     }
 
     fn as_value(&self) -> std::borrow::Cow<'_, Value> {
@@ -357,9 +305,7 @@ impl<'e> Found<'e> {
             Self::Made(value) => Cow::Borrowed(value),
             Self::Object(members) => Cow::Owned(Value::Object((*members).clone())),
             Self::Text(text) => Cow::Owned(Value::String((*text).to_owned())),
-            Self::Bytes(bytes) => Cow::Owned(Value::String(
-                base64::engine::general_purpose::STANDARD.encode(bytes),
-            )),
+            Self::Bytes(bytes) => Cow::Owned(Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))),
         }
     }
 }

@@ -31,10 +31,7 @@ fn quote_wide_integers(text: &[u8]) -> Vec<u8> {
     while let Some((&byte, tail)) = rest.split_first() {
         let length = match byte {
             b'"' => string_length(rest),
-            b'-' | b'0'..=b'9' => rest
-                .iter()
-                .take_while(|b| b"+-.eE0123456789".contains(b))
-                .count(),
+            b'-' | b'0'..=b'9' => rest.iter().take_while(|b| b"+-.eE0123456789".contains(b)).count(),
             _ => 1,
         };
         let (token, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
@@ -65,9 +62,7 @@ fn string_length(text: &[u8]) -> usize {
 
 fn is_wide_integer(token: &[u8]) -> bool {
     let digits = token.strip_prefix(b"-").unwrap_or(token);
-    let integer = digits.len() >= 19
-        && digits.iter().all(u8::is_ascii_digit)
-        && digits.first() != Some(&b'0');
+    let integer = digits.len() >= 19 && digits.iter().all(u8::is_ascii_digit) && digits.first() != Some(&b'0');
     let Ok(text) = std::str::from_utf8(token) else {
         return false;
     };
@@ -81,7 +76,8 @@ mod tests {
 
     #[test]
     fn integers_keep_every_digit() {
-        let text = br#"{"a":9007199254740993,"b":18446744073709551615,"c":18446744073709551616,"d":-9223372036854775809,
+        let text =
+            br#"{"a":9007199254740993,"b":18446744073709551615,"c":18446744073709551616,"d":-9223372036854775809,
             "e":"\"18446744073709551616","f":[123456789012345678901234567890],"g":12345678901234567890.5,"h":1e30}"#;
         let value = parse(text).unwrap();
         assert_eq!(value["a"], json!(9_007_199_254_740_993_u64));

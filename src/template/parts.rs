@@ -69,11 +69,7 @@ fn expression_length(text: &str) -> Option<usize> {
 /// Bytes of a CEL string literal, its quotes included.
 fn string_length(text: &str, quote: char, raw: bool) -> Option<usize> {
     let triple: String = std::iter::repeat_n(quote, 3).collect();
-    let end = if text.starts_with(&triple) {
-        triple.as_str()
-    } else {
-        triple.get(..1)?
-    };
+    let end = if text.starts_with(&triple) { triple.as_str() } else { triple.get(..1)? };
     let mut escaped = false;
     for (index, char) in text.char_indices() {
         if index < end.len() {
@@ -102,42 +98,16 @@ mod tests {
     fn finds_expressions_and_leaves_the_rest() {
         let table: [(&str, Vec<Part<'_>>); 12] = [
             ("", vec![text("")]),
-            (
-                "plain ${X} {{inputs.parameters.x}} $",
-                vec![text("plain ${X} {{inputs.parameters.x}} $")],
-            ),
+            ("plain ${X} {{inputs.parameters.x}} $", vec![text("plain ${X} {{inputs.parameters.x}} $")]),
             ("${{ a }}", vec![Part::Expression("a")]),
-            (
-                "x-${{a}}-${{ b }}",
-                vec![
-                    text("x-"),
-                    Part::Expression("a"),
-                    text("-"),
-                    Part::Expression("b"),
-                ],
-            ),
+            ("x-${{a}}-${{ b }}", vec![text("x-"), Part::Expression("a"), text("-"), Part::Expression("b")]),
             ("$${{ a }}", vec![text("${{ a }}")]),
             ("$$${{ a }}", vec![text("$${{ a }}")]),
-            (
-                "$${{ a }} ${{ b }}",
-                vec![text("${{ a }} "), Part::Expression("b")],
-            ),
-            (
-                "${{ {'a': {'b': 1}} }}",
-                vec![Part::Expression("{'a': {'b': 1}}")],
-            ),
-            (
-                "${{ {'a':{'b':1}}}}",
-                vec![Part::Expression("{'a':{'b':1}}")],
-            ),
-            (
-                r#"${{ "}}" + '\'}}' }}"#,
-                vec![Part::Expression(r#""}}" + '\'}}'"#)],
-            ),
-            (
-                r"${{ r'\' + '''it's }}''' }}x",
-                vec![Part::Expression(r"r'\' + '''it's }}'''"), text("x")],
-            ),
+            ("$${{ a }} ${{ b }}", vec![text("${{ a }} "), Part::Expression("b")]),
+            ("${{ {'a': {'b': 1}} }}", vec![Part::Expression("{'a': {'b': 1}}")]),
+            ("${{ {'a':{'b':1}}}}", vec![Part::Expression("{'a':{'b':1}}")]),
+            (r#"${{ "}}" + '\'}}' }}"#, vec![Part::Expression(r#""}}" + '\'}}'"#)]),
+            (r"${{ r'\' + '''it's }}''' }}x", vec![Part::Expression(r"r'\' + '''it's }}'''"), text("x")]),
             ("${{}}", vec![Part::Expression("")]),
         ];
         for (input, expected) in table {

@@ -90,8 +90,7 @@ fn any_expression() -> impl Strategy<Value = String> {
         "`",
     ];
     prop_oneof![
-        prop::collection::vec(prop::sample::select(tokens.to_vec()), 0..12)
-            .prop_map(|parts| parts.concat()),
+        prop::collection::vec(prop::sample::select(tokens.to_vec()), 0..12).prop_map(|parts| parts.concat()),
         ".{0,40}",
     ]
 }

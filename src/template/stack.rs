@@ -22,10 +22,7 @@ pub(super) fn parsing<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Pan
 }
 
 /// Runs an evaluation of this depth: in place, or on a thread with a larger stack.
-pub(super) fn evaluating<T: Send>(
-    depth: usize,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, Panicked> {
+pub(super) fn evaluating<T: Send>(depth: usize, work: impl FnOnce() -> T + Send) -> Result<T, Panicked> {
     if depth <= SHALLOW {
         return catch_unwind(AssertUnwindSafe(work)).map_err(|payload| describe(payload.as_ref()));
     }
@@ -34,12 +31,9 @@ pub(super) fn evaluating<T: Send>(
 
 fn on_thread<T: Send>(stack: usize, work: impl FnOnce() -> T + Send) -> Result<T, Panicked> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("template".to_owned())
-            .stack_size(stack);
-        let handle = thread
-            .spawn_scoped(scope, work)
-            .map_err(|error| Panicked(format!("no thread for it: {error}")))?;
+        let thread = std::thread::Builder::new().name("template".to_owned()).stack_size(stack);
+        let handle =
+            thread.spawn_scoped(scope, work).map_err(|error| Panicked(format!("no thread for it: {error}")))?;
         handle.join().map_err(|payload| describe(payload.as_ref()))
     })
 }

@@ -38,10 +38,7 @@ fn a_workflow() {
             "templates": [{"args": ["{{inputs.parameters.id}} ${HOME} $${{ literal }}"]}],
         },
     });
-    let rendered = render(
-        &document,
-        br#"{"id": 9007199254740993, "who": "ann", "none": null, "z": [1.5, true]}"#,
-    );
+    let rendered = render(&document, br#"{"id": 9007199254740993, "who": "ann", "none": null, "z": [1.5, true]}"#);
     let expected = json!({
         "apiVersion": "argoproj.io/v1alpha1",
         "metadata": {"labels": {"region": "eu"}},
@@ -61,16 +58,9 @@ fn a_workflow() {
 fn every_documented_function_gives_what_is_documented() {
     for function in FUNCTIONS {
         let expected: Value = serde_json::from_str(function.result).unwrap();
-        let result = one(function.example, b"{}")
-            .unwrap_or_else(|error| panic!("{}: {error}", function.name));
+        let result = one(function.example, b"{}").unwrap_or_else(|error| panic!("{}: {error}", function.name));
         assert_eq!(result, expected, "{}", function.name);
-        assert!(
-            function
-                .example
-                .contains(function.name.rsplit('.').next().unwrap()),
-            "{}",
-            function.name
-        );
+        assert!(function.example.contains(function.name.rsplit('.').next().unwrap()), "{}", function.name);
     }
 }
 
@@ -95,59 +85,24 @@ fn write_tables() {
 
 #[test]
 fn types_are_kept() {
-    let payload = br#"{"int":-3,"uint":18446744073709551615,"double":42.0,"exp":1e3,"wide":123456789012345678901234567890,
+    let payload =
+        br#"{"int":-3,"uint":18446744073709551615,"double":42.0,"exp":1e3,"wide":123456789012345678901234567890,
         "list":[1,{"b":1,"a":2}],"none":null,"yes":true,"text":"1"}"#;
-    for name in [
-        "int", "uint", "double", "exp", "wide", "list", "none", "yes", "text",
-    ] {
+    for name in ["int", "uint", "double", "exp", "wide", "list", "none", "yes", "text"] {
         let data: Value = super::json::parse(payload).unwrap();
-        assert_eq!(
-            one(&format!("event.data.{name}"), payload).unwrap(),
-            data[name],
-            "{name}"
-        );
-        assert_eq!(
-            one(&format!("dyn(event.data.{name})"), payload).unwrap(),
-            data[name],
-            "{name}"
-        );
+        assert_eq!(one(&format!("event.data.{name}"), payload).unwrap(), data[name], "{name}");
+        assert_eq!(one(&format!("dyn(event.data.{name})"), payload).unwrap(), data[name], "{name}");
     }
-    assert_eq!(
-        one("event.data.double", payload).unwrap().to_string(),
-        "42.0"
-    );
+    assert_eq!(one("event.data.double", payload).unwrap().to_string(), "42.0");
     assert_eq!(one("event.data.int + 1", payload).unwrap(), json!(-2));
-    assert_eq!(
-        one("event.data.uint - 1u", payload).unwrap(),
-        json!(u64::MAX - 1)
-    );
-    assert_eq!(
-        one("event.data.list.map(x, x)", payload)
-            .unwrap()
-            .to_string(),
-        r#"[1,{"a":2,"b":1}]"#
-    );
+    assert_eq!(one("event.data.uint - 1u", payload).unwrap(), json!(u64::MAX - 1));
+    assert_eq!(one("event.data.list.map(x, x)", payload).unwrap().to_string(), r#"[1,{"a":2,"b":1}]"#);
     assert_eq!(one("event.sequence", payload).unwrap(), json!(41));
-    assert_eq!(
-        one("event.deliveries > 1 ? 'again' : 'first'", payload).unwrap(),
-        json!("again")
-    );
-    assert_eq!(
-        one("event.time", payload).unwrap(),
-        json!("2026-01-02T03:04:05.678Z")
-    );
-    assert_eq!(
-        one("event.time + duration('24h')", payload).unwrap(),
-        json!("2026-01-03T03:04:05.678Z")
-    );
-    assert_eq!(
-        one("event.time - timestamp('2026-01-02T00:00:00Z')", payload).unwrap(),
-        json!("3h4m5.678s")
-    );
-    assert_eq!(
-        one("event.time.getFullYear()", payload).unwrap(),
-        json!(2026)
-    );
+    assert_eq!(one("event.deliveries > 1 ? 'again' : 'first'", payload).unwrap(), json!("again"));
+    assert_eq!(one("event.time", payload).unwrap(), json!("2026-01-02T03:04:05.678Z"));
+    assert_eq!(one("event.time + duration('24h')", payload).unwrap(), json!("2026-01-03T03:04:05.678Z"));
+    assert_eq!(one("event.time - timestamp('2026-01-02T00:00:00Z')", payload).unwrap(), json!("3h4m5.678s"));
+    assert_eq!(one("event.time.getFullYear()", payload).unwrap(), json!(2026));
     assert_eq!(one("event.data", b"\xff\x00").unwrap(), json!("/wA="));
     assert_eq!(one("size(event.data)", b"\xff\x00").unwrap(), json!(2));
     assert_eq!(one("event.data", b"just text").unwrap(), json!("just text"));
@@ -157,14 +112,9 @@ fn types_are_kept() {
 
 #[test]
 fn texts_are_joined() {
-    let document = json!(
-        "${{ event.data.a }}|${{ event.data.b }}|${{ event.data.c }}|${{ event.data.d }}|${{ event.data.e }}"
-    );
-    let rendered = render(
-        &document,
-        br#"{"a":"x\"y","b":null,"c":[1,"z"],"d":1.0,"e":true}"#,
-    )
-    .unwrap();
+    let document =
+        json!("${{ event.data.a }}|${{ event.data.b }}|${{ event.data.c }}|${{ event.data.d }}|${{ event.data.e }}");
+    let rendered = render(&document, br#"{"a":"x\"y","b":null,"c":[1,"z"],"d":1.0,"e":true}"#).unwrap();
     assert_eq!(rendered, json!(r#"x"y||[1,"z"]|1.0|true"#));
 }
 
@@ -196,20 +146,14 @@ fn headers_and_cloudevents() {
 fn a_template_without_data_does_not_read_it() {
     // As a CloudEvent without the content type: found to be broken when the data is read.
     let broken = br#"{"specversion":"1.0","id":"7","source":"s","type":"t","data_base64":"%"}"#;
-    assert_eq!(
-        one("event.subject + '!'", broken).unwrap(),
-        json!("orders.eu.17!")
-    );
+    assert_eq!(one("event.subject + '!'", broken).unwrap(), json!("orders.eu.17!"));
     let error = one("event.data.x", broken).unwrap_err();
     assert_eq!(error.kind(), RenderErrorKind::Decode);
     assert_eq!(
         error.to_string(),
         "x: `${{ event.data.x }}`: `data_base64` of the CloudEvent is not base64: Invalid symbol 37, offset 0."
     );
-    assert_eq!(
-        one("event.data.x + 1", broken).unwrap_err().kind(),
-        RenderErrorKind::Decode
-    );
+    assert_eq!(one("event.data.x + 1", broken).unwrap_err().kind(), RenderErrorKind::Decode);
 }
 
 #[test]
@@ -225,10 +169,7 @@ fn mistakes_in_a_template() {
             "evnt.data.x",
             "x: `${{ evnt.data.x }}`: unknown variable `evnt`, did you mean `event`?; the only variable is `event`",
         ),
-        (
-            "env.HOME",
-            "x: `${{ env.HOME }}`: unknown variable `env`; the only variable is `event`",
-        ),
+        ("env.HOME", "x: `${{ env.HOME }}`: unknown variable `env`; the only variable is `event`"),
         (
             "event.dta.x",
             "x: `${{ event.dta.x }}`: `event` has no field `dta`, did you mean `data`?; it has data, subject, headers, \
@@ -258,26 +199,14 @@ fn mistakes_in_a_template() {
             "x: `${{ event.subject.replace('a', event.data.b) }}`: the new text of `replace` must be a text in quotes, so \
              that a message can't choose it",
         ),
-        (
-            long.as_str(),
-            "the expression has 2050 bytes, at most 2048 are allowed",
-        ),
-        (
-            "[1].map(y, y) + y",
-            "x: `${{ [1].map(y, y) + y }}`: unknown variable `y`; the only variable is `event`",
-        ),
-        (
-            "Foo{a: 1}",
-            "x: `${{ Foo{a: 1} }}`: unknown function `Foo`; docs/templates.md lists the functions",
-        ),
+        (long.as_str(), "the expression has 2050 bytes, at most 2048 are allowed"),
+        ("[1].map(y, y) + y", "x: `${{ [1].map(y, y) + y }}`: unknown variable `y`; the only variable is `event`"),
+        ("Foo{a: 1}", "x: `${{ Foo{a: 1} }}`: unknown function `Foo`; docs/templates.md lists the functions"),
     ];
     for (expression, expected) in table {
         let document = json!({ "x": format!("${{{{ {expression} }}}}") });
         let error = compile(&document).unwrap_err().to_string();
-        assert!(
-            error.ends_with(expected),
-            "{error}\n  instead of\n{expected}"
-        );
+        assert!(error.ends_with(expected), "{error}\n  instead of\n{expected}");
     }
     let error = compile(&json!({"spec": {"args": [{"v": 1}, {"v": "a ${{ b"}]}})).unwrap_err();
     assert_eq!(
@@ -286,34 +215,18 @@ fn mistakes_in_a_template() {
     );
     let nested = (0..200).fold(json!(1), |inner, _| json!([inner]));
     let error = compile(&nested).unwrap_err().to_string();
-    assert!(
-        error.ends_with(": the document is nested too deeply, at most 96 levels are allowed"),
-        "{error}"
-    );
+    assert!(error.ends_with(": the document is nested too deeply, at most 96 levels are allowed"), "{error}");
     let many: Vec<Value> = (0..600).map(|_| json!("${{ event.data }}")).collect();
     let error = compile(&json!(many)).unwrap_err().to_string();
-    assert!(
-        error.ends_with(": the document has too many expressions, at most 512 are allowed"),
-        "{error}"
-    );
+    assert!(error.ends_with(": the document has too many expressions, at most 512 are allowed"), "{error}");
 }
 
 #[test]
 fn messages_that_do_not_fit() {
     use RenderErrorKind as Kind;
     let table: [(&str, &[u8], Kind, &str); 8] = [
-        (
-            "event.data.id",
-            b"{}",
-            Kind::MissingKey,
-            "x: `${{ event.data.id }}`: no such key: `id`",
-        ),
-        (
-            "event.data.id + 1",
-            b"{}",
-            Kind::MissingKey,
-            "x: `${{ event.data.id + 1 }}`: no such key: `id`",
-        ),
+        ("event.data.id", b"{}", Kind::MissingKey, "x: `${{ event.data.id }}`: no such key: `id`"),
+        ("event.data.id + 1", b"{}", Kind::MissingKey, "x: `${{ event.data.id + 1 }}`: no such key: `id`"),
         (
             "event.data.id",
             b"text",
@@ -359,8 +272,7 @@ fn messages_that_do_not_fit() {
 
 #[test]
 fn a_message_cannot_take_all_memory_or_time() {
-    let large =
-        json!({"blob": "x".repeat(600_000), "items": (0..100_000).collect::<Vec<_>>()}).to_string();
+    let large = json!({"blob": "x".repeat(600_000), "items": (0..100_000).collect::<Vec<_>>()}).to_string();
     let refused = |expression: &str| {
         let error = one(expression, large.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), RenderErrorKind::TooLarge, "{error}");
@@ -382,22 +294,8 @@ fn a_message_cannot_take_all_memory_or_time() {
     );
     refused("event.data.items.map(i, event).size()");
     refused("event.data.blob.split('').map(i, event.data.blob).size()");
-    assert_eq!(
-        one(
-            "event.data.items.filter(i, i < 10).map(i, i * 2)",
-            large.as_bytes()
-        )
-        .unwrap()[9],
-        json!(18)
-    );
-    assert_eq!(
-        one(
-            "event.data.items.exists(i, string(i) == event.subject)",
-            large.as_bytes()
-        )
-        .unwrap(),
-        json!(false)
-    );
+    assert_eq!(one("event.data.items.filter(i, i < 10).map(i, i * 2)", large.as_bytes()).unwrap()[9], json!(18));
+    assert_eq!(one("event.data.items.exists(i, string(i) == event.subject)", large.as_bytes()).unwrap(), json!(false));
     let sum = "${{ event.data.blob }}";
     assert!(render(&json!([sum]), large.as_bytes()).is_ok());
     let error = render(&json!([sum, {"y": sum}]), large.as_bytes()).unwrap_err();

@@ -23,17 +23,13 @@ pub(super) fn to_cel(value: &Value) -> Cel<'_> {
         Value::Bool(bool) => Box::new(CelBool::from(*bool)),
         Value::Number(number) => number_to_cel(number),
         Value::String(text) => Box::new(CelString::from(text.as_str())),
-        Value::Array(items) => {
-            Box::new(CelList::from(items.iter().map(to_cel).collect::<Vec<_>>()))
-        }
+        Value::Array(items) => Box::new(CelList::from(items.iter().map(to_cel).collect::<Vec<_>>())),
         Value::Object(members) => map_to_cel(members),
     }
 }
 
 pub(super) fn map_to_cel(members: &Map<String, Value>) -> Cel<'_> {
-    let entries = members
-        .iter()
-        .map(|(name, value)| (CelMapKey::from(name.as_str()), to_cel(value)));
+    let entries = members.iter().map(|(name, value)| (CelMapKey::from(name.as_str()), to_cel(value)));
     Box::new(CelMap::from(entries.collect::<HashMap<_, _>>()))
 }
 
@@ -101,8 +97,7 @@ pub(super) fn from_cel(value: &cel::Value, budget: &mut Budget) -> Result<Value,
         V::Int(int) => scalar(Value::from(*int), budget)?,
         V::UInt(uint) => scalar(Value::from(*uint), budget)?,
         V::Float(double) => {
-            let number = Number::from_f64(*double)
-                .ok_or(Cause::NotJson("a double that is no number or infinite"))?;
+            let number = Number::from_f64(*double).ok_or(Cause::NotJson("a double that is no number or infinite"))?;
             scalar(Value::Number(number), budget)?
         }
         V::String(text) => {
@@ -113,34 +108,22 @@ pub(super) fn from_cel(value: &cel::Value, budget: &mut Budget) -> Result<Value,
         V::Timestamp(time) => {
             let text = time.to_rfc3339();
             scalar(
-                Value::String(
-                    text.strip_suffix("+00:00")
-                        .map_or_else(|| text.clone(), |text| format!("{text}Z")),
-                ),
+                Value::String(text.strip_suffix("+00:00").map_or_else(|| text.clone(), |text| format!("{text}Z"))),
                 budget,
             )?
         }
         V::Duration(duration) => {
-            let nanos = i128::from(duration.num_seconds()) * 1_000_000_000
-                + i128::from(duration.subsec_nanos());
+            let nanos = i128::from(duration.num_seconds()) * 1_000_000_000 + i128::from(duration.subsec_nanos());
             scalar(Value::String(go_duration(nanos)), budget)?
         }
         V::List(items) => {
             budget.take(2)?;
-            Value::Array(
-                items
-                    .iter()
-                    .map(|item| from_cel(item, budget))
-                    .collect::<Result<_, _>>()?,
-            )
+            Value::Array(items.iter().map(|item| from_cel(item, budget)).collect::<Result<_, _>>()?)
         }
         V::Map(map) => {
             budget.take(2)?;
-            let mut entries: Vec<(String, &cel::Value)> = map
-                .map
-                .iter()
-                .map(|(key, value)| (name(key), value))
-                .collect();
+            let mut entries: Vec<(String, &cel::Value)> =
+                map.map.iter().map(|(key, value)| (name(key), value)).collect();
             entries.sort_by(|(left, _), (right, _)| left.cmp(right));
             let mut members = Map::with_capacity(entries.len());
             for (name, value) in entries {
@@ -182,9 +165,7 @@ pub(super) fn push_text(text: &mut String, value: &Value) {
     match value {
         Value::Null => {}
         Value::String(string) => text.push_str(string),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            text.push_str(&value.to_string())
-        }
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => text.push_str(&value.to_string()),
     }
 }
 
@@ -195,11 +176,7 @@ fn go_duration(nanos: i128) -> String {
     let fraction = |whole: u128, rest: u128, digits: usize| {
         let rest = format!("{rest:0digits$}");
         let rest = rest.trim_end_matches('0');
-        if rest.is_empty() {
-            whole.to_string()
-        } else {
-            format!("{whole}.{rest}")
-        }
+        if rest.is_empty() { whole.to_string() } else { format!("{whole}.{rest}") }
     };
     let text = match nanos {
         0 => return "0s".to_owned(),

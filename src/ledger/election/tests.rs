@@ -214,7 +214,10 @@ fn a_shutdown_during_a_renewal_waits_for_it_and_then_gives_the_lease_back() {
     election.step(Event::Tick, t0 + secs(1));
     assert_eq!(election.step(Event::Shutdown, t0 + secs(1)), [Action::LostLeadership(Lost::GivenUp)]);
     let actions = election.step(Event::WriteDone(lease("me", 11)), t0 + ms(1_010));
-    assert_eq!(replaced(&actions), (11, &Claim { holder: String::new(), duration: secs(6), transitions: 3, acquired: None }));
+    assert_eq!(
+        replaced(&actions),
+        (11, &Claim { holder: String::new(), duration: secs(6), transitions: 3, acquired: None })
+    );
     assert_eq!(election.leading(t0 + ms(1_010)), None);
     // The answer is lost: one look, one more try, then it is left to expire.
     assert_eq!(election.step(Event::WriteFailed, t0 + secs(2)), [Action::Read]);
@@ -380,7 +383,9 @@ impl World {
                 };
                 let event = match answer {
                     Answer::Found(found) => Event::Seen(found.map(view)),
-                    Answer::Done(holder, transitions, version) => Event::WriteDone(view((holder, transitions, version))),
+                    Answer::Done(holder, transitions, version) => {
+                        Event::WriteDone(view((holder, transitions, version)))
+                    }
                     Answer::Conflict => Event::WriteConflict,
                     Answer::Failed { read: true } => Event::ReadFailed,
                     Answer::Failed { read: false } => Event::WriteFailed,
@@ -514,7 +519,9 @@ impl World {
 
 fn unanswered(event: Event) -> Answer {
     match event {
-        Event::Seen(lease) => Answer::Found(lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version))),
+        Event::Seen(lease) => {
+            Answer::Found(lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)))
+        }
         Event::WriteDone(lease) => Answer::Done(lease.holder, lease.transitions, lease.resource_version),
         Event::WriteConflict => Answer::Conflict,
         Event::ReadFailed => Answer::Failed { read: true },

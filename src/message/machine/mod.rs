@@ -317,7 +317,10 @@ impl Machine {
 
             // Answers that no call under way has asked for.
             (Idle | Waiting(_) | Finished(_), Event::Looked(_) | Event::Version(_) | Event::Rendered(_))
-            | (Idle | Waiting(_) | Finished(_), Event::Created | Event::Refused(_) | Event::NoAnswer | Event::NotSent)
+            | (
+                Idle | Waiting(_) | Finished(_),
+                Event::Created | Event::Refused(_) | Event::NoAnswer | Event::NotSent,
+            )
             | (Idle | Waiting(_) | Finished(_), Event::DeadStored(_) | Event::Acked(_))
             | (Calling(Version | Render | Create { .. } | Bury | Settle(_) | Nak { .. }), Event::Looked(_))
             | (Calling(Lookup(_) | Render | Create { .. } | Bury | Settle(_) | Nak { .. }), Event::Version(_))
@@ -354,9 +357,7 @@ impl Machine {
             Wait::Record { version, until } => {
                 self.leaves_or_is_done(facts, now, actions) || self.record_reached(version, until, facts, now, actions)
             }
-            Wait::Time => {
-                self.leaves_or_is_done(facts, now, actions) || self.time_is_renewed(facts, now, actions)
-            }
+            Wait::Time => self.leaves_or_is_done(facts, now, actions) || self.time_is_renewed(facts, now, actions),
             Wait::Retry { at } => {
                 self.leaves_or_is_done(facts, now, actions) || (now >= at && self.lookup(Look::Refused, actions))
             }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Actions, Block, Call, Confirmed, Effect, End, Facts, Found, How, Look, Looked, Machine, Noted,
-    OnDoubt, Outcome, State, Wait, Why, after,
+    Action, Actions, Block, Call, Confirmed, Effect, End, Facts, Found, How, Look, Looked, Machine, Noted, OnDoubt,
+    Outcome, State, Wait, Why, after,
 };
 use crate::message::{Answer, DeadReason, Says, retry};
 
@@ -403,11 +403,7 @@ impl Machine {
     }
 
     fn no_longer_ours(&self) -> Option<Why> {
-        if self.link.lost {
-            Some(Why::ConnectionLost)
-        } else {
-            self.hold_over.then_some(Why::HoldOver)
-        }
+        if self.link.lost { Some(Why::ConnectionLost) } else { self.hold_over.then_some(Why::HoldOver) }
     }
 
     pub(super) fn dead_stored(&mut self, stored: Confirmed, now: Instant, actions: &mut Actions) {

@@ -107,8 +107,7 @@ impl Judge {
             (_, Event::ProgressFailed) => self.progress = None,
             (Some(Action::Lookup), Event::Looked(looked)) => {
                 self.call = None;
-                self.has_effect |=
-                    matches!(looked, Looked::Found(f) if f.message == Some(id().annotation()));
+                self.has_effect |= matches!(looked, Looked::Found(f) if f.message == Some(id().annotation()));
                 self.absent = *looked == Looked::Absent;
                 self.proven |= self.absent && facts.record_version.is_none();
                 let proves = self.doubt.zip(self.lookup_ordered).is_some_and(|(posted, asked)| asked >= posted + P);
@@ -333,7 +332,10 @@ impl Dice {
             3 => facts.lease_until = Some(now + Duration::from_secs(self.below(40))),
             4 => facts.connected = false,
             5 => (facts.connected, facts.connection) = (true, facts.connection + 1),
-            6 => (facts.connected, facts.connection, facts.forgetful) = (true, facts.connection + 1, facts.connection + 1),
+            6 => {
+                (facts.connected, facts.connection, facts.forgetful) =
+                    (true, facts.connection + 1, facts.connection + 1)
+            }
             7..20 => facts.contradicted = !facts.contradicted,
             20 => facts.record_version = None,
             21..40 => facts.record_version = Some(facts.record_version.unwrap_or(0).max(self.below(25))),

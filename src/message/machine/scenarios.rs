@@ -129,10 +129,7 @@ impl Bench {
 }
 
 fn mine() -> Event {
-    Event::Looked(Looked::Found(Found {
-        message: Some(id().annotation()),
-        credit: Some(credit().annotation()),
-    }))
+    Event::Looked(Looked::Found(Found { message: Some(id().annotation()), credit: Some(credit().annotation()) }))
 }
 
 fn others() -> Event {
@@ -262,10 +259,7 @@ fn in_doubt_on_doubt_decides() {
     bench.on(Event::Start);
     bench.on(absent());
     let actions = bench.on(Event::Version(Some(100)));
-    assert!(
-        matches!(&actions[..], [RETURN, Action::PublishDead { reason: DeadReason::InDoubt, .. }]),
-        "{actions:?}"
-    );
+    assert!(matches!(&actions[..], [RETURN, Action::PublishDead { reason: DeadReason::InDoubt, .. }]), "{actions:?}");
 }
 
 #[test]
@@ -444,10 +438,7 @@ fn a_refusal_that_contradicts_the_view_is_tried_again_for_100_ms() {
     let mut bench = Bench::build(|_, _, facts, _| facts.contradicted = true).created_is_ordered();
     let first = bench.now;
     for _ in 0..3 {
-        assert_eq!(
-            bench.on(Event::Refused(Answer::QuotaExceeded(full()))),
-            [Action::Count(Noted::RefusalRetried)]
-        );
+        assert_eq!(bench.on(Event::Refused(Answer::QuotaExceeded(full()))), [Action::Count(Noted::RefusalRetried)]);
         let from = bench.now;
         assert_eq!(bench.wait(), [Action::Lookup]);
         assert!((10..=25).contains(&(bench.now - from).as_millis()));
@@ -466,10 +457,7 @@ fn a_slow_lookup_ends_the_contradiction() {
     let mut bench = Bench::build(|_, _, facts, _| facts.contradicted = true).created_is_ordered();
     bench.on(Event::Refused(Answer::QuotaExceeded(full())));
     bench.wait();
-    assert_eq!(
-        bench.later(ms(200), absent()),
-        [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]
-    );
+    assert_eq!(bench.later(ms(200), absent()), [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]);
 }
 
 #[test]
@@ -635,11 +623,9 @@ fn a_late_confirmation_does_not_restore_the_hold() {
 
 #[test]
 fn lease_holder_and_shutdown_end_what_was_not_created() {
-    for (event, why) in [
-        (Event::LeaseOver, Why::LeaseOver),
-        (Event::HolderDead, Why::HolderDead),
-        (Event::Shutdown, Why::Shutdown),
-    ] {
+    for (event, why) in
+        [(Event::LeaseOver, Why::LeaseOver), (Event::HolderDead, Why::HolderDead), (Event::Shutdown, Why::Shutdown)]
+    {
         // Under way: answered first.
         let mut bench = Bench::fresh();
         bench.on(Event::Start);
@@ -694,10 +680,7 @@ fn an_ack_is_tried_again_while_the_message_is_ours() {
         assert_eq!(bench.on(Event::Acked(Confirmed::No)), []);
         assert_eq!(bench.wait(), [Action::Ack]);
     }
-    assert_eq!(
-        bench.on(Event::Acked(Confirmed::No)),
-        [Action::Finish(Outcome::AckUnconfirmed(How::Made))]
-    );
+    assert_eq!(bench.on(Event::Acked(Confirmed::No)), [Action::Finish(Outcome::AckUnconfirmed(How::Made))]);
 }
 
 #[test]
@@ -720,10 +703,7 @@ fn a_nak_is_tried_twice() {
     let mut bench = Bench::build(|_, _, facts, _| facts.lease_until = None);
     assert_eq!(bench.on(Event::Start), [RETURN, short(1)]);
     assert_eq!(bench.on(Event::Acked(Confirmed::No)), [short(1)]);
-    assert_eq!(
-        bench.on(Event::Acked(Confirmed::No)),
-        [Action::Finish(Outcome::Abandoned(Why::LeaseOver))]
-    );
+    assert_eq!(bench.on(Event::Acked(Confirmed::No)), [Action::Finish(Outcome::Abandoned(Why::LeaseOver))]);
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! `jetgate sensor` and `jetgate check`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{BAD_INPUT, chain, nats, place};
+use crate::api::{LogFormat, Sensor, SensorFileContext, Settings, SettingsArgs, Trigger};
+use crate::ledger::LedgerOptions;
+use crate::runtime::{self, Ending, Failures};
+use crate::sensor::{self, Config};
+use crate::telemetry::logs;
+
+/// Tests alone: leaves the live side out of the count, to show what a gate on `used` lets through.
+#[cfg(feature = "testing")]
+const WITHOUT_LIVE_SIDE: &str = "JETGATE_TEST_WITHOUT_LIVE_SIDE";
+
+/// Runs a sensor until it is told to stop.
+pub(super) fn run(args: &SettingsArgs) -> ExitCode {
+    let config = match read(args) {
+        Ok(config) => config,
+        Err(sentences) => return refuse(&sentences),
+    };
+    let settings = &config.settings;
+    let format = match settings.log_format {
+        LogFormat::Json => logs::Format::Json,
+        LogFormat::Plain => logs::Format::Plain,
+    };
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let level = Some(settings.log_level.as_str()).filter(|level| !level.is_empty());
+    if let Err(error) = logs::init(format, level, rust_log.as_deref()) {
+        return refuse(&[format!("LOG_LEVEL: {}", chain(&error))]);
+    }
+    say_settings(&config);
+    let grace = settings.shutdown_grace;
+    let ending = runtime::run(grace, move |tasks| sensor::start(config, tasks));
+    say_ending(&ending, grace);
+    ending.into()
+}
+
+/// Says whether a sensor would start.
+pub(super) fn check(args: &SettingsArgs) -> ExitCode {
+    match read(args) {
+        Ok(config) => {
+            for warning in &config.settings.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let what = match &config.sensor.trigger {
+                Trigger::Kubernetes(trigger) => format!("creates {} {}", trigger.api_version, trigger.kind),
+                Trigger::Log(_) => "writes to the log".to_owned(),
+            };
+            println!(
+                "sensor {} in namespace {}: stream {}, subject {}, trigger {} {what}",
+                config.sensor.name,
+                config.namespace,
+                config.sensor.stream,
+                config.sensor.subject,
+                config.sensor.trigger_name
+            );
+            ExitCode::SUCCESS
+        }
+        Err(sentences) => refuse(&sentences),
+    }
+}
+
+fn refuse(sentences: &[String]) -> ExitCode {
+    for sentence in sentences {
+        eprintln!("jetgate: {sentence}");
+    }
+    ExitCode::from(BAD_INPUT)
+}
+
+/// Settings, sensor file and what is around the process; or every sentence about what is wrong.
+fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
+    // A variable that is no UTF-8 cannot be one of ours: all of theirs are names, numbers and paths.
+    let env =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let settings = Settings::resolve(args, env)
+        .map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    if let Err(error) = logs::filter(Some(settings.log_level.as_str()).filter(|level| !level.is_empty()), None) {
+        return Err(vec![format!("LOG_LEVEL: {}", chain(&error))]);
+    }
+    let namespace = place::namespace(&settings).ok_or_else(|| {
+        vec![
+            "BACKPRESSURE_QUOTA_NAMESPACE: it is needed, because this process is no pod that knows its namespace \
+             (POD_NAMESPACE, a service account, or a kubeconfig whose context has one)"
+                .to_owned(),
+        ]
+    })?;
+    let path = &settings.sensor_file;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![format!("SENSOR_FILE: cannot read {}: {error}", path.display())])?;
+    let context =
+        SensorFileContext { sensor_name: settings.sensor_name.as_deref(), namespace: Some(namespace.as_str()) };
+    let sensor =
+        Sensor::parse(&text, &context).map_err(|error| vec![format!("{}: {}", path.display(), chain(&error))])?;
+    let nats = nats::options(&settings.nats, &format!("jetgate sensor {}", sensor.name))
+        .map_err(|error| vec![chain(&error)])?;
+    Ok(Config { namespace, identity: place::identity(), nats, ledger: ledger_options(), sensor, settings })
+}
+
+#[cfg(feature = "testing")]
+fn ledger_options() -> LedgerOptions {
+    LedgerOptions { live_side: std::env::var_os(WITHOUT_LIVE_SIDE).is_none(), ..LedgerOptions::default() }
+}
+
+#[cfg(not(feature = "testing"))]
+fn ledger_options() -> LedgerOptions {
+    LedgerOptions::default()
+}
+
+/// The effective settings, once and without secrets.
+fn say_settings(config: &Config) {
+    let settings: serde_json::Map<String, serde_json::Value> =
+        config.settings.effective().iter().map(|row| (row.name.to_owned(), row.value.clone().into())).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        sensor = config.sensor.name,
+        namespace = config.namespace,
+        settings = %serde_json::Value::Object(settings),
+        "starting"
+    );
+    for warning in &config.settings.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn say_ending(ending: &Ending, grace: Duration) {
+    match ending {
+        Ending::Done => tracing::info!("stopped"),
+        Ending::Failed(failures) => say_failures(failures, grace),
+        Ending::Aborted(signal) => tracing::warn!(signal = ?signal, "aborted by a second signal"),
+        Ending::NotStarted(error) => tracing::error!(error = %error, "not started"),
+    }
+}
+
+fn say_failures(failures: &Failures, grace: Duration) {
+    tracing::error!(error = %failures, grace_seconds = grace.as_secs_f64(), "failed");
+}
