@@ -134,7 +134,11 @@ impl Hub {
             let epoch = connects();
             let info = client.server_info();
             let fresh = (&info.server_id, info.client_id) != (&before.0, before.1);
-            if !fresh && epoch == self.live_epoch() {
+            let taken = self.state.borrow().epoch;
+            if !fresh && epoch == taken {
+                // The event before this one was so late that it found this connection already.
+                self.live.store(epoch, Ordering::Release);
+                self.state.send_modify(|state| state.up = true);
                 return;
             }
             patience = patience.saturating_sub(1);

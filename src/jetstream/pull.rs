@@ -234,7 +234,9 @@ impl Puller {
                 }
                 match inbox.subscriber.next().now_or_never() {
                     Some(Some(message)) => {
-                        self.take(message);
+                        if let Some(event) = self.take(message) {
+                            return event;
+                        }
                         continue;
                     }
                     Some(None) => {
@@ -245,8 +247,10 @@ impl Puller {
                 }
             }
             self.look_after(live);
-            if self.queue.is_empty() {
-                self.wait(live).await;
+            if self.queue.is_empty()
+                && let Some(event) = self.wait(live).await
+            {
+                return event;
             }
         }
     }
@@ -279,7 +283,7 @@ impl Puller {
         }
     }
 
-    async fn wait(&mut self, live: Option<u64>) {
+    async fn wait(&mut self, live: Option<u64>) -> Option<PullEvent> {
         let retired_until = live.and_then(|_| self.retired.iter().map(|retired| retired.until).min());
         let wake = [self.book.next_due(), retired_until].into_iter().flatten().min();
         let Self { inbox, retired, state, .. } = self;
@@ -298,39 +302,40 @@ impl Puller {
         };
         match woken {
             Woken::Message(Some(message)) => {
+                let inbox = self.inbox.as_ref()?;
+                let (epoch, sent) = (inbox.epoch, inbox.last_sent);
                 // The state may have changed while the message lay in the buffer.
-                let epoch = self.connection.live_epoch();
-                if self.inbox.as_ref().is_some_and(|inbox| epoch == Some(inbox.epoch)) {
-                    self.take(message);
-                } else if let Some(inbox) = &self.inbox {
-                    let (epoch, sent) = (inbox.epoch, inbox.last_sent);
-                    self.retire(PullEnd::ConnectionChanged, crate::clock::now());
-                    self.late(message, epoch, sent);
+                if self.connection.live_epoch() == Some(epoch) {
+                    return self.take(message);
                 }
+                self.retire(PullEnd::ConnectionChanged, crate::clock::now());
+                self.late(message, epoch, sent)
             }
-            Woken::Message(None) => self.retire(PullEnd::SubscriptionEnded, crate::clock::now()),
+            Woken::Message(None) => {
+                self.retire(PullEnd::SubscriptionEnded, crate::clock::now());
+                None
+            }
             Woken::Late(at, Some(message)) => {
-                if let Some(retired) = self.retired.get(at) {
-                    let (epoch, sent) = (retired.epoch, retired.last_sent);
-                    self.late(message, epoch, sent);
-                }
+                let retired = self.retired.get(at)?;
+                let (epoch, sent) = (retired.epoch, retired.last_sent);
+                self.late(message, epoch, sent)
             }
             Woken::Late(at, None) => {
                 self.retired.swap_remove(at);
+                None
             }
-            Woken::StateChanged | Woken::Timer => {}
+            Woken::StateChanged | Woken::Timer => None,
         }
     }
 
     /// A message of the current inbox.
-    fn take(&mut self, message: Message) {
-        let Some(inbox) = &self.inbox else { return };
+    fn take(&mut self, message: Message) -> Option<PullEvent> {
+        let inbox = self.inbox.as_ref()?;
         if let Some(code) = message.status {
             let number = message.subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
             let pending = pending(&message);
             let said = message.description.unwrap_or_default();
-            self.status(code, said, pending, number.unwrap_or(u64::MAX));
-            return;
+            return self.status(code, said, pending, number.unwrap_or(u64::MAX));
         }
         let origin = Origin {
             stream: Arc::clone(&self.stream),
@@ -343,37 +348,45 @@ impl Puller {
                 if !self.book.delivered() {
                     tracing::warn!(sequence = delivery.sequence, "a message came that was not asked for");
                 }
-                self.queue.push_back(PullEvent::Message(delivery));
+                Some(PullEvent::Message(delivery))
             }
-            Err(error) => tracing::warn!(%error, "something that is no delivery came on a pull's inbox"),
+            Err(error) => {
+                tracing::warn!(%error, "something that is no delivery came on a pull's inbox");
+                None
+            }
         }
     }
 
-    fn late(&mut self, message: Message, epoch: u64, sent: Instant) {
+    /// A message of an inbox that was given up.
+    fn late(&mut self, message: Message, epoch: u64, sent: Instant) -> Option<PullEvent> {
         if message.status.is_some() {
-            return;
+            return None;
         }
         let origin = Origin { stream: Arc::clone(&self.stream), pull_sent: sent, epoch, above_credit: true };
         match Delivery::read(message, origin) {
-            Ok(delivery) => self.queue.push_back(PullEvent::Message(delivery)),
-            Err(error) => tracing::warn!(%error, "something that is no delivery came on an old inbox"),
+            Ok(delivery) => Some(PullEvent::Message(delivery)),
+            Err(error) => {
+                tracing::warn!(%error, "something that is no delivery came on an old inbox");
+                None
+            }
         }
     }
 
-    fn status(&mut self, code: StatusCode, said: String, pending: Option<u64>, number: u64) {
+    fn status(&mut self, code: StatusCode, said: String, pending: Option<u64>, number: u64) -> Option<PullEvent> {
         match verdict(code.as_u16(), said, pending) {
-            Verdict::Nothing => {}
+            Verdict::Nothing => None,
             Verdict::Ended => {
                 let credits = self.book.ended(number, pending);
-                if credits > 0 {
-                    self.queue.push_back(PullEvent::GivenBack(credits));
-                }
+                (credits > 0).then_some(PullEvent::GivenBack(credits))
             }
             Verdict::Refused(why) => {
                 let credits = self.book.ended(number, pending);
-                self.queue.push_back(PullEvent::Refused { credits, why });
+                Some(PullEvent::Refused { credits, why })
             }
-            Verdict::Dead(why) => self.retire(why, crate::clock::now()),
+            Verdict::Dead(why) => {
+                self.retire(why, crate::clock::now());
+                None
+            }
         }
     }
 
