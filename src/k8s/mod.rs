@@ -24,7 +24,6 @@ pub use quota::{QuotaEvent, QuotaFault};
 pub use sight::Sight;
 pub use watch::{ObjectEvent, Watch};
 
-
 #[cfg(test)]
 mod mock;
 #[cfg(test)]
