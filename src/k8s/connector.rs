@@ -138,9 +138,50 @@ where
         let connecting = self.inner.call(uri);
         let limit = self.limit;
         Box::pin(async move {
-            tokio::time::timeout(limit, connecting)
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))?
+            tokio::time::timeout(limit, connecting).await.map_err(|_| {
+                io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")
+            })?
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, Interest},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn read_some(listener: &TcpListener) -> TcpStream {
+        let (mut server, _) = listener.accept().await.unwrap();
+        assert!(server.read(&mut [0; 16]).await.unwrap() > 0);
+        server
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let open = prepare(&Config::new(url.parse().unwrap()), Duration::from_secs(5)).unwrap();
+        let client = open();
+        let sent = client.send(
+            http::Request::post("/x")
+                .body(Body::from(b"{}".to_vec()))
+                .unwrap(),
+        );
+        let mut sent = Box::pin(sent);
+        let server = tokio::select! {
+            server = read_some(&listener) => server,
+            outcome = &mut sent => panic!("answered: {outcome:?}"),
+        };
+        drop(sent);
+        // hyper ends its side in order first; the reset comes with the close behind it.
+        let reset = server.ready(Interest::ERROR);
+        tokio::time::timeout(Duration::from_secs(5), reset)
+            .await
+            .expect("a reset")
+            .unwrap();
     }
 }

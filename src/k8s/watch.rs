@@ -8,7 +8,7 @@ use tokio::time::Sleep;
 
 use super::{
     call::{self, Address, METADATA},
-    client::{Cluster, Lane},
+    client::{Borrowed, Cluster, Lane},
     discover::Kind,
     error::{CallError, DecodeError},
     sight::{Sight, WireObject},
@@ -53,7 +53,14 @@ impl Cluster {
         from: u64,
         timeout: Duration,
     ) -> Result<Watch<ObjectEvent>, CallError> {
-        self.watch_as(Address::collection(kind, namespace), METADATA, from, timeout, object_event).await
+        self.watch_as(
+            Address::collection(kind, namespace),
+            METADATA,
+            from,
+            timeout,
+            object_event,
+        )
+        .await
     }
 
     pub(super) async fn watch_as<T: DeserializeOwned + 'static, E: 'static>(
@@ -73,13 +80,20 @@ impl Cluster {
             address = address.query("resourceVersion", &from.to_string());
         }
         let request = address.get(accept);
-        let lines = self
-            .limited(Lane::Watch, self.options().read_timeout, async |client: kube::Client| {
-                client.request_stream(request).await.map_err(CallError::from_kube)
-            })
+        let (lines, used) = self
+            .limited(
+                Lane::Watch,
+                self.options().read_timeout,
+                async |used: Borrowed| {
+                    let lines = used.client.request_stream(request).await;
+                    Ok((lines.map_err(CallError::from_kube)?, used))
+                },
+            )
             .await?;
         let limit = Duration::from_secs(seconds) + self.options().watch_margin;
-        Ok(Box::pin(events(Box::pin(lines), limit, event)))
+        let cluster = self.clone();
+        let silent = move || cluster.connections_doubted(&used);
+        Ok(Box::pin(events(Box::pin(lines), limit, silent, event)))
     }
 }
 
@@ -91,24 +105,33 @@ fn object_event(object: WireObject, change: Change) -> Result<ObjectEvent, Decod
     })
 }
 
-struct Reading<R> {
+struct Reading<R, F> {
     lines: R,
     buffer: Vec<u8>,
     limit: Duration,
     /// Ends a call that the server should have ended.
     end: Pin<Box<Sleep>>,
+    /// Is told when that happens.
+    silent: F,
 }
 
 fn events<R, T, E>(
     lines: R,
     limit: Duration,
+    silent: impl Fn() + Send,
     event: fn(T, Change) -> Result<E, DecodeError>,
 ) -> impl Stream<Item = Result<E, CallError>> + Send
 where
     R: AsyncBufRead + Unpin + Send,
     T: DeserializeOwned,
 {
-    let reading = Reading { lines, buffer: Vec::new(), limit, end: Box::pin(tokio::time::sleep(limit)) };
+    let reading = Reading {
+        lines,
+        buffer: Vec::new(),
+        limit,
+        end: Box::pin(tokio::time::sleep(limit)),
+        silent,
+    };
     stream::unfold(Some(reading), move |reading| async move {
         let mut reading = reading?;
         let next = match reading.line().await.transpose()? {
@@ -122,28 +145,39 @@ where
     })
 }
 
-impl<R: AsyncBufRead + Unpin> Reading<R> {
+impl<R: AsyncBufRead + Unpin, F: Fn()> Reading<R, F> {
     /// Reads the next line into the buffer; None at the end of the call.
     async fn line(&mut self) -> Result<Option<()>, CallError> {
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BUFFER);
-        let limit = self.limit;
         tokio::select! {
             biased;
             line = read_line(&mut self.lines, &mut self.buffer) => line,
-            () = &mut self.end => Err(CallError::Timeout(limit)),
+            () = &mut self.end => {
+                (self.silent)();
+                Err(CallError::Timeout(self.limit))
+            }
         }
     }
 }
 
-async fn read_line<R: AsyncBufRead + Unpin>(lines: &mut R, line: &mut Vec<u8>) -> Result<Option<()>, CallError> {
+async fn read_line<R: AsyncBufRead + Unpin>(
+    lines: &mut R,
+    line: &mut Vec<u8>,
+) -> Result<Option<()>, CallError> {
     loop {
-        let read = lines.fill_buf().await.map_err(|error| CallError::Connection(Box::new(error)))?;
+        let read = lines
+            .fill_buf()
+            .await
+            .map_err(|error| CallError::Connection(Box::new(error)))?;
         if read.is_empty() {
             return if line.iter().all(u8::is_ascii_whitespace) {
                 Ok(None)
             } else {
-                let cut = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the watch ended inside a line");
+                let cut = std::io::Error::new(
+                    std::io::ErrorKind::UnexpectedEof,
+                    "the watch ended inside a line",
+                );
                 Err(CallError::Connection(Box::new(cut)))
             };
         }
@@ -176,7 +210,8 @@ fn decode<T: DeserializeOwned, E>(line: &[u8], event: fn(T, Change) -> Result<E,
         "DELETED" => Change::Deleted,
         "BOOKMARK" => Change::Bookmark,
         "ERROR" => {
-            let line: Line<kube::core::Status> = serde_json::from_slice(line).map_err(DecodeError::from)?;
+            let line: Line<kube::core::Status> =
+                serde_json::from_slice(line).map_err(DecodeError::from)?;
             return Err(CallError::from_status(line.object, None));
         }
         _ => return Err(DecodeError::EventType(head.r#type).into()),

@@ -1,9 +1,4 @@
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
-};
-
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+//! Each rule on its own.
 
 use super::*;
 
@@ -16,7 +11,13 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn lease(holder: &str, resource_version: u64) -> Lease {
-    Lease { holder: holder.to_owned(), duration: secs(6), transitions: 3, acquired: None, resource_version }
+    Lease {
+        holder: holder.to_owned(),
+        duration: secs(6),
+        transitions: 3,
+        acquired: None,
+        resource_version,
+    }
 }
 
 fn start() -> (Election, Instant) {
@@ -30,14 +31,26 @@ fn start() -> (Election, Instant) {
 
 fn leader() -> (Election, Instant) {
     let (mut election, now) = start();
-    assert!(matches!(election.step(Event::Seen(None), now).as_slice(), [Action::Create(_)]));
-    assert_eq!(election.step(Event::WriteDone(lease("me", 10)), now), [Action::BecameLeader { epoch: 10 }]);
+    assert!(matches!(
+        election.step(Event::Seen(None), now).as_slice(),
+        [Action::Create(_)]
+    ));
+    assert_eq!(
+        election.step(Event::WriteDone(lease("me", 10)), now),
+        [Action::BecameLeader { epoch: 10 }]
+    );
     (election, now)
 }
 
 fn replaced(actions: &[Action]) -> (u64, &Claim) {
     match actions {
-        [.., Action::Replace { resource_version, claim }] => (*resource_version, claim),
+        [
+            ..,
+            Action::Replace {
+                resource_version,
+                claim,
+            },
+        ] => (*resource_version, claim),
         other => panic!("no replace in {other:?}"),
     }
 }
@@ -46,7 +59,12 @@ fn replaced(actions: &[Action]) -> (u64, &Claim) {
 fn creates_where_there_is_no_lease() {
     let (mut election, now) = start();
     let actions = election.step(Event::Seen(None), now);
-    let claim = Claim { holder: "me".to_owned(), duration: secs(6), transitions: 0, acquired: None };
+    let claim = Claim {
+        holder: "me".to_owned(),
+        duration: secs(6),
+        transitions: 0,
+        acquired: None,
+    };
     assert_eq!(actions, [Action::Create(claim)]);
     assert_eq!(election.leading(now), None);
     election.step(Event::WriteDone(lease("me", 7)), now + ms(10));
@@ -65,7 +83,12 @@ fn waits_until_the_lease_was_unchanged_for_its_duration_by_our_own_clock() {
     }
     // It was renewed: the count begins anew.
     now = election.deadline().unwrap();
-    assert_eq!(election.step(Event::Tick, now), [Action::Read], "{:?}", now - t0);
+    assert_eq!(
+        election.step(Event::Tick, now),
+        [Action::Read],
+        "{:?}",
+        now - t0
+    );
     assert_eq!(election.step(Event::Seen(Some(lease("other", 6))), now), []);
     let renewed = now;
     loop {
@@ -78,7 +101,10 @@ fn waits_until_the_lease_was_unchanged_for_its_duration_by_our_own_clock() {
         }
         assert_eq!(now, renewed + secs(6));
         let (version, claim) = replaced(&actions);
-        assert_eq!((version, claim.transitions, claim.holder.as_str()), (6, 4, "me"));
+        assert_eq!(
+            (version, claim.transitions, claim.holder.as_str()),
+            (6, 4, "me")
+        );
         break;
     }
 }
@@ -86,7 +112,10 @@ fn waits_until_the_lease_was_unchanged_for_its_duration_by_our_own_clock() {
 #[test]
 fn a_holder_with_a_longer_duration_is_waited_for() {
     let (mut election, t0) = start();
-    let long = Lease { duration: secs(60), ..lease("other", 5) };
+    let long = Lease {
+        duration: secs(60),
+        ..lease("other", 5)
+    };
     election.step(Event::Seen(Some(long.clone())), t0);
     let mut now = t0;
     while now < t0 + secs(59) {
@@ -102,7 +131,10 @@ fn its_own_name_and_no_name_are_taken_at_once() {
         let (mut election, now) = start();
         let actions = election.step(Event::Seen(Some(lease(holder, 5))), now);
         let (version, claim) = replaced(&actions);
-        assert_eq!((version, claim.transitions), (5, if holder == "me" { 3 } else { 4 }));
+        assert_eq!(
+            (version, claim.transitions),
+            (5, if holder == "me" { 3 } else { 4 })
+        );
     }
 }
 
@@ -116,7 +148,10 @@ fn leadership_ends_by_the_renew_deadline_though_the_call_hangs() {
     assert_eq!(election.leading(t0 + ms(3_999)), Some(10));
     assert_eq!(election.leading(t0 + secs(4)), None, "also without a tick");
     assert_eq!(election.step(Event::Tick, t0 + ms(3_999)), []);
-    assert_eq!(election.step(Event::Tick, t0 + secs(4)), [Action::LostLeadership(Lost::Expired)]);
+    assert_eq!(
+        election.step(Event::Tick, t0 + secs(4)),
+        [Action::LostLeadership(Lost::Expired)]
+    );
     assert_eq!(election.deadline(), None);
 }
 
@@ -124,7 +159,13 @@ fn leadership_ends_by_the_renew_deadline_though_the_call_hangs() {
 fn a_renewal_counts_from_its_sending() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(election.step(Event::WriteDone(lease("me", 11)), t0 + ms(2_500)).len(), 1, "renews again");
+    assert_eq!(
+        election
+            .step(Event::WriteDone(lease("me", 11)), t0 + ms(2_500))
+            .len(),
+        1,
+        "renews again"
+    );
     assert_eq!(election.leads_until(), Some(t0 + secs(5)));
     assert_eq!(election.leading(t0 + secs(4)), Some(10), "the epoch stays");
 }
@@ -133,7 +174,10 @@ fn a_renewal_counts_from_its_sending() {
 fn an_answer_after_the_deadline_makes_no_leader_but_another_try() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(election.step(Event::Tick, t0 + secs(4)), [Action::LostLeadership(Lost::Expired)]);
+    assert_eq!(
+        election.step(Event::Tick, t0 + secs(4)),
+        [Action::LostLeadership(Lost::Expired)]
+    );
     let actions = election.step(Event::WriteDone(lease("me", 11)), t0 + secs(5));
     assert_eq!(actions.len(), 1, "{actions:?}");
     assert_eq!(replaced(&actions).0, 11);
@@ -145,19 +189,32 @@ fn an_answer_after_the_deadline_makes_no_leader_but_another_try() {
 fn a_lost_answer_is_found_by_reading() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(election.step(Event::WriteFailed, t0 + ms(2_500)), [Action::Read]);
+    assert_eq!(
+        election.step(Event::WriteFailed, t0 + ms(2_500)),
+        [Action::Read]
+    );
     let actions = election.step(Event::Seen(Some(lease("me", 11))), t0 + ms(2_600));
     assert_eq!(replaced(&actions).0, 11);
-    assert_eq!(election.leads_until(), Some(t0 + secs(4)), "a read renews nothing");
+    assert_eq!(
+        election.leads_until(),
+        Some(t0 + secs(4)),
+        "a read renews nothing"
+    );
 }
 
 #[test]
 fn a_conflict_is_looked_into_and_ends_leadership_if_somebody_else_holds_it() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(election.step(Event::WriteConflict, t0 + ms(1_010)), [Action::Read]);
+    assert_eq!(
+        election.step(Event::WriteConflict, t0 + ms(1_010)),
+        [Action::Read]
+    );
     let actions = election.step(Event::Seen(Some(lease("other", 12))), t0 + ms(1_020));
-    assert_eq!(actions, [Action::LostLeadership(Lost::TakenBy("other".to_owned()))]);
+    assert_eq!(
+        actions,
+        [Action::LostLeadership(Lost::TakenBy("other".to_owned()))]
+    );
 }
 
 #[test]
@@ -168,7 +225,10 @@ fn a_deleted_lease_ends_leadership_and_is_made_again() {
     let actions = election.step(Event::Seen(None), t0 + ms(1_020));
     assert_eq!(actions, [Action::LostLeadership(Lost::Deleted)]);
     assert_eq!(election.deadline(), Some(t0 + secs(2)));
-    assert!(matches!(election.step(Event::Tick, t0 + secs(2)).as_slice(), [Action::Create(_)]));
+    assert!(matches!(
+        election.step(Event::Tick, t0 + secs(2)).as_slice(),
+        [Action::Create(_)]
+    ));
 }
 
 #[test]
@@ -199,11 +259,20 @@ fn conflicts_never_make_a_hot_loop() {
 fn a_shutdown_gives_the_lease_back() {
     let (mut election, t0) = leader();
     let actions = election.step(Event::Shutdown, t0 + ms(500));
-    assert_eq!(actions.first(), Some(&Action::LostLeadership(Lost::GivenUp)));
+    assert_eq!(
+        actions.first(),
+        Some(&Action::LostLeadership(Lost::GivenUp))
+    );
     let (version, claim) = replaced(&actions);
-    assert_eq!((version, claim.holder.as_str(), claim.transitions), (10, "", 3));
+    assert_eq!(
+        (version, claim.holder.as_str(), claim.transitions),
+        (10, "", 3)
+    );
     assert!(!election.is_over());
-    assert_eq!(election.step(Event::WriteDone(lease("", 11)), t0 + ms(510)), []);
+    assert_eq!(
+        election.step(Event::WriteDone(lease("", 11)), t0 + ms(510)),
+        []
+    );
     assert!(election.is_over());
     assert_eq!(election.deadline(), None);
 }
@@ -212,16 +281,33 @@ fn a_shutdown_gives_the_lease_back() {
 fn a_shutdown_during_a_renewal_waits_for_it_and_then_gives_the_lease_back() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(election.step(Event::Shutdown, t0 + secs(1)), [Action::LostLeadership(Lost::GivenUp)]);
+    assert_eq!(
+        election.step(Event::Shutdown, t0 + secs(1)),
+        [Action::LostLeadership(Lost::GivenUp)]
+    );
     let actions = election.step(Event::WriteDone(lease("me", 11)), t0 + ms(1_010));
     assert_eq!(
         replaced(&actions),
-        (11, &Claim { holder: String::new(), duration: secs(6), transitions: 3, acquired: None })
+        (
+            11,
+            &Claim {
+                holder: String::new(),
+                duration: secs(6),
+                transitions: 3,
+                acquired: None
+            }
+        )
     );
     assert_eq!(election.leading(t0 + ms(1_010)), None);
     // The answer is lost: one look, one more try, then it is left to expire.
-    assert_eq!(election.step(Event::WriteFailed, t0 + secs(2)), [Action::Read]);
-    assert_eq!(replaced(&election.step(Event::Seen(Some(lease("me", 11))), t0 + secs(2))).0, 11);
+    assert_eq!(
+        election.step(Event::WriteFailed, t0 + secs(2)),
+        [Action::Read]
+    );
+    assert_eq!(
+        replaced(&election.step(Event::Seen(Some(lease("me", 11))), t0 + secs(2))).0,
+        11
+    );
     assert_eq!(election.step(Event::WriteFailed, t0 + secs(3)), []);
     assert!(election.is_over());
 }
@@ -252,299 +338,4 @@ fn who_stands_down_lets_the_others_have_their_turn() {
         assert_eq!((replaced(&actions).0, now), (11, t0 + secs(6)));
         break;
     }
-}
-
-/// One Lease with compare-and-set, and candidates whose calls are late, lost, answered late or never, and who crash,
-/// come back under their name, stop for a while and step down.
-struct World {
-    rng: StdRng,
-    t0: Instant,
-    now: u64,
-    order: u64,
-    queue: BinaryHeap<Reverse<(u64, u64, Todo)>>,
-    lease: Option<Lease>,
-    version: u64,
-    processes: BTreeMap<u32, Process>,
-    epochs: BTreeSet<u64>,
-    terms: u32,
-}
-
-struct Process {
-    name: String,
-    election: Election,
-    /// The call that is awaited; answers to older ones are dropped.
-    awaited: u64,
-    /// A stopped process takes nothing before this.
-    stopped_until: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Todo {
-    Tick(u32),
-    Land { process: u32, call: u64, request: Request, answer_after: Option<u64> },
-    Answer { process: u32, call: u64, answer: Answer },
-    Fault,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Request {
-    Read,
-    Create(String, u32),
-    Replace(u64, String, u32),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Answer {
-    Found(Option<(String, u32, u64)>),
-    Done(String, u32, u64),
-    Conflict,
-    Failed { read: bool },
-}
-
-/// Faults until then.
-const CALM: u64 = 60_000;
-const END: u64 = 110_000;
-
-impl World {
-    fn run(seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let candidates = rng.random_range(2..=3);
-        #[allow(clippy::disallowed_methods)] // Any instant will do.
-        let t0 = Instant::now();
-        let mut world = Self {
-            rng,
-            t0,
-            now: 0,
-            order: 0,
-            queue: BinaryHeap::new(),
-            lease: None,
-            version: 100,
-            processes: BTreeMap::new(),
-            epochs: BTreeSet::new(),
-            terms: 0,
-        };
-        for candidate in 0..candidates {
-            world.launch(candidate, format!("pod-{candidate}"));
-        }
-        world.put(500, Todo::Fault);
-        while let Some(Reverse((at, _, todo))) = world.queue.pop() {
-            if at > END {
-                break;
-            }
-            world.now = at;
-            world.handle(todo);
-            world.check(seed);
-        }
-        world
-    }
-
-    fn instant(&self) -> Instant {
-        self.t0 + ms(self.now)
-    }
-
-    fn put(&mut self, after: u64, todo: Todo) {
-        self.order += 1;
-        self.queue.push(Reverse((self.now + after, self.order, todo)));
-    }
-
-    fn launch(&mut self, id: u32, name: String) {
-        let election = Election::new(name.clone(), LeaseTimes::default());
-        self.processes.insert(id, Process { name, election, awaited: 0, stopped_until: 0 });
-        let after = self.rng.random_range(0..300);
-        self.put(after, Todo::Tick(id));
-    }
-
-    fn check(&self, seed: u64) {
-        let leaders: Vec<_> = self
-            .processes
-            .values()
-            .filter(|process| process.election.leading(self.instant()).is_some())
-            .map(|process| &process.name)
-            .collect();
-        assert!(leaders.len() <= 1, "seed {seed}, {} ms: {leaders:?} lead", self.now);
-    }
-
-    fn handle(&mut self, todo: Todo) {
-        match todo {
-            Todo::Tick(id) => self.event(id, None, Event::Tick),
-            Todo::Land { process, call, request, answer_after } => {
-                let answer = self.serve(request);
-                if let Some(after) = answer_after {
-                    self.put(after, Todo::Answer { process, call, answer });
-                }
-            }
-            Todo::Answer { process, call, answer } => {
-                let view = |(holder, transitions, resource_version)| Lease {
-                    holder,
-                    duration: secs(6),
-                    transitions,
-                    acquired: None,
-                    resource_version,
-                };
-                let event = match answer {
-                    Answer::Found(found) => Event::Seen(found.map(view)),
-                    Answer::Done(holder, transitions, version) => {
-                        Event::WriteDone(view((holder, transitions, version)))
-                    }
-                    Answer::Conflict => Event::WriteConflict,
-                    Answer::Failed { read: true } => Event::ReadFailed,
-                    Answer::Failed { read: false } => Event::WriteFailed,
-                };
-                self.event(process, Some(call), event);
-            }
-            Todo::Fault => self.fault(),
-        }
-    }
-
-    fn serve(&mut self, request: Request) -> Answer {
-        let (holder, transitions) = match request {
-            Request::Read => {
-                let lease = self.lease.clone();
-                return Answer::Found(lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)));
-            }
-            Request::Create(holder, transitions) if self.lease.is_none() => (holder, transitions),
-            Request::Replace(version, holder, transitions)
-                if self.lease.as_ref().is_some_and(|lease| lease.resource_version == version) =>
-            {
-                (holder, transitions)
-            }
-            Request::Create(..) | Request::Replace(..) => return Answer::Conflict,
-        };
-        self.version += self.rng.random_range(1..5);
-        let version = self.version;
-        self.lease = Some(Lease {
-            holder: holder.clone(),
-            duration: secs(6),
-            transitions,
-            acquired: None,
-            resource_version: version,
-        });
-        Answer::Done(holder, transitions, version)
-    }
-
-    fn event(&mut self, id: u32, call: Option<u64>, event: Event) {
-        let now = self.instant();
-        let Some(process) = self.processes.get_mut(&id) else { return };
-        if call.is_some_and(|call| call != process.awaited) {
-            return;
-        }
-        if self.now < process.stopped_until {
-            let wait = process.stopped_until - self.now;
-            let todo = match (call, event) {
-                (Some(call), event) => Todo::Answer { process: id, call, answer: unanswered(event) },
-                (None, _) => Todo::Tick(id),
-            };
-            self.put(wait, todo);
-            return;
-        }
-        if call.is_some() {
-            process.awaited = 0;
-        }
-        for action in process.election.step(event, now) {
-            self.act(id, action);
-        }
-        let deadline = self.processes.get(&id).and_then(|process| process.election.deadline());
-        if let Some(deadline) = deadline {
-            let at = u64::try_from((deadline - self.t0).as_millis()).unwrap();
-            assert!(at > self.now, "a deadline in the past: the shell would spin");
-            self.put(at - self.now, Todo::Tick(id));
-        }
-    }
-
-    fn act(&mut self, id: u32, action: Action) {
-        let request = match action {
-            Action::Read => Request::Read,
-            Action::Create(claim) => Request::Create(claim.holder, claim.transitions),
-            Action::Replace { resource_version, claim } => {
-                Request::Replace(resource_version, claim.holder, claim.transitions)
-            }
-            Action::BecameLeader { epoch } => {
-                self.terms += 1;
-                assert!(self.epochs.last().is_none_or(|last| epoch > *last), "epochs rise");
-                self.epochs.insert(epoch);
-                return;
-            }
-            Action::LostLeadership(_) => return,
-        };
-        self.order += 1;
-        let call = self.order;
-        let process = self.processes.get_mut(&id).unwrap();
-        assert_eq!(process.awaited, 0, "one call at a time");
-        process.awaited = call;
-        let read = request == Request::Read;
-        let bad = self.now < CALM && self.rng.random_bool(0.25);
-        let (way, answer_after, limit) = if bad {
-            let way = self.rng.random_range(1..15_000);
-            let answer = self.rng.random_bool(0.5).then(|| self.rng.random_range(1..6_000));
-            let limit = if self.rng.random_bool(0.8) { 1_500 } else { 8_000 };
-            (self.rng.random_bool(0.7).then_some(way), answer, limit)
-        } else {
-            (Some(self.rng.random_range(1..30)), Some(self.rng.random_range(1..30)), 1_500)
-        };
-        if let Some(way) = way {
-            self.put(way, Todo::Land { process: id, call, request, answer_after });
-        }
-        self.put(limit, Todo::Answer { process: id, call, answer: Answer::Failed { read } });
-    }
-
-    fn fault(&mut self) {
-        if self.now >= CALM {
-            return;
-        }
-        let ids: Vec<u32> = self.processes.keys().copied().collect();
-        let id = ids[self.rng.random_range(0..ids.len())];
-        match self.rng.random_range(0..5) {
-            0 => {
-                // Its calls under way may still land. The next process has its name.
-                let dead = self.processes.remove(&id).unwrap();
-                let next = ids.last().unwrap() + 10;
-                self.launch(next, dead.name);
-            }
-            1 => {
-                let stop = self.rng.random_range(100..12_000);
-                self.processes.get_mut(&id).unwrap().stopped_until = self.now + stop;
-            }
-            2 => self.event(id, None, Event::StandDown),
-            3 if self.rng.random_bool(0.3) => {
-                self.event(id, None, Event::Shutdown);
-                let next = ids.last().unwrap() + 10;
-                self.launch(next, format!("pod-{next}"));
-            }
-            _ => {}
-        }
-        let pause = self.rng.random_range(200..6_000);
-        self.put(pause, Todo::Fault);
-    }
-}
-
-fn unanswered(event: Event) -> Answer {
-    match event {
-        Event::Seen(lease) => {
-            Answer::Found(lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)))
-        }
-        Event::WriteDone(lease) => Answer::Done(lease.holder, lease.transitions, lease.resource_version),
-        Event::WriteConflict => Answer::Conflict,
-        Event::ReadFailed => Answer::Failed { read: true },
-        Event::WriteFailed => Answer::Failed { read: false },
-        Event::Tick | Event::StandDown | Event::Shutdown => panic!("no answer"),
-    }
-}
-
-/// `JETGATE_SEED` replays one.
-#[test]
-fn never_two_leaders_and_one_in_the_end() {
-    let seeds = match std::env::var("JETGATE_SEED") {
-        Ok(seed) => seed.parse().map(|seed| seed..=seed).unwrap(),
-        Err(_) => 1..=2_000,
-    };
-    let mut terms = 0;
-    for seed in seeds {
-        let world = World::run(seed);
-        let end = world.t0 + ms(END);
-        let leaders: Vec<_> =
-            world.processes.values().filter(|process| process.election.leading(end).is_some()).collect();
-        assert_eq!(leaders.len(), 1, "seed {seed}: nobody leads in the end");
-        terms += world.terms;
-    }
-    assert!(terms > 0);
 }
