@@ -92,3 +92,21 @@ fn no_schedule_breaks_an_invariant() {
         );
     }
 }
+
+/// For whoever works on the protocol: how often each invariant breaks, and the first seed of each.
+#[test]
+#[ignore = "a survey for work on the protocol, not a check"]
+fn survey() {
+    let count = number("JETGATE_SCHEDULES").unwrap_or(2_000);
+    let base = Instant::now();
+    let mut kinds: std::collections::BTreeMap<String, (u64, u64, String)> = std::collections::BTreeMap::new();
+    for seed in 0..count {
+        if let (Err(violation), _) = play(seed, Mutant::None, false, base) {
+            let key: String = violation.chars().filter(|c| !c.is_ascii_digit()).take(60).collect();
+            kinds.entry(key).or_insert((0, seed, violation)).0 += 1;
+        }
+    }
+    for (times, seed, violation) in kinds.values() {
+        eprintln!("{times:>6} x, seed {seed}: {violation}");
+    }
+}
