@@ -177,6 +177,11 @@ impl Ledger {
         self.holders.iter().map(|(id, account)| (id, account.phase, account.out()))
     }
 
+    /// The numbers of each holder that count beside the live objects: out, and their object not seen.
+    pub fn unseen(&self) -> impl Iterator<Item = (&HolderId, NumberSet)> {
+        self.holders.iter().map(|(id, account)| (id, account.out_unseen()))
+    }
+
     /// The terms of every holder that is known.
     pub fn terms(&self) -> impl Iterator<Item = &Terms> {
         self.holders.values().map(|account| &account.terms)
@@ -275,7 +280,7 @@ impl Ledger {
     }
 
     /// A read of the quotas that failed: it will be asked for again where it is still needed.
-    pub fn quotas_read_failed(&mut self) {
+    pub fn quotas_read_failed(&mut self, _now: Instant) {
         self.reading = false;
     }
 
@@ -371,7 +376,7 @@ impl Ledger {
     }
 
     /// A list that failed: it will be asked for again.
-    pub fn objects_check_failed(&mut self, kind: &Counted) {
+    pub fn objects_check_failed(&mut self, kind: &Counted, _now: Instant) {
         self.checking.remove(kind);
     }
 

@@ -134,15 +134,19 @@ impl NumberSet {
 
     /// Puts all numbers of another set in.
     pub fn extend(&mut self, other: &Self) {
-        for (first, last) in other.ranges() {
-            self.insert_range(first, last);
+        match other.ranges.as_slice() {
+            [] => {}
+            &[(first, last)] => self.insert_range(first, last),
+            _ => *self = self.union(other),
         }
     }
 
     /// Takes all numbers of another set out.
     pub fn subtract(&mut self, other: &Self) {
-        for (first, last) in other.ranges() {
-            self.remove_range(first, last);
+        match other.ranges.as_slice() {
+            [] => {}
+            &[(first, last)] => self.remove_range(first, last),
+            _ => *self = self.minus(other),
         }
     }
 
@@ -170,23 +174,66 @@ impl NumberSet {
     /// The union of two sets.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        let mut set = self.clone();
-        set.extend(other);
-        set
+        let mut ranges: Vec<(u64, u64)> = Vec::with_capacity(self.ranges.len() + other.ranges.len());
+        let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
+        while let Some(&(first, last)) = match (left.peek(), right.peek()) {
+            (Some(a), Some(b)) if a.0 <= b.0 => left.next(),
+            (Some(_), None) => left.next(),
+            (_, Some(_)) => right.next(),
+            (None, None) => None,
+        } {
+            match ranges.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                Some(_) | None => ranges.push((first, last)),
+            }
+        }
+        Self { ranges }
     }
 
     /// What is in this set and not in the other.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
-        let mut set = self.clone();
-        set.subtract(other);
-        set
+        let mut ranges = Vec::with_capacity(self.ranges.len());
+        let mut holes = other.ranges.as_slice();
+        for &(first, last) in &self.ranges {
+            let mut from = Some(first);
+            // Holes that end before this range are behind every later one too.
+            while let [(_, end), rest @ ..] = holes
+                && *end < first
+            {
+                holes = rest;
+            }
+            for &(start, end) in holes.iter().take_while(|(start, _)| *start <= last) {
+                let Some(at) = from else { break };
+                if at < start {
+                    ranges.push((at, start - 1));
+                }
+                from = end.checked_add(1);
+            }
+            if let Some(at) = from.filter(|at| *at <= last) {
+                ranges.push((at, last));
+            }
+        }
+        Self { ranges }
     }
 
     /// What is in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        self.minus(&self.minus(other))
+        let mut ranges = Vec::new();
+        let (mut left, mut right) = (self.ranges.as_slice(), other.ranges.as_slice());
+        while let ([(a, b), left_rest @ ..], [(c, d), right_rest @ ..]) = (left, right) {
+            let (first, last) = (*a.max(c), *b.min(d));
+            if first <= last {
+                ranges.push((first, last));
+            }
+            if b < d {
+                left = left_rest;
+            } else {
+                right = right_rest;
+            }
+        }
+        Self { ranges }
     }
 
     /// Whether a set that came from outside keeps the rules of this type: sorted, disjoint, not touching.

@@ -1,0 +1,162 @@
+//! The invariants.
+
+use std::collections::BTreeMap;
+
+use jetgate::gate::Reason;
+use jetgate::ledger::{LiveState, Phase};
+use jetgate::message::HolderId;
+use jetgate::wire::{Books, NumberSet};
+
+use crate::world::World;
+
+impl World {
+    fn limit_of(&self, ratio: &str) -> u64 {
+        let hard = self.hard.unwrap_or(0);
+        let tenths = match ratio {
+            "1" => 10,
+            "0.9" => 9,
+            "0.7" => 7,
+            _ => 5,
+        };
+        if hard == 0 { 0 } else { (hard * tenths / 10).max(1) }
+    }
+
+    /// V1 and V3, after every step.
+    pub(crate) fn check(&mut self) {
+        if self.violation.is_some() {
+            return;
+        }
+        if let Some(what) = self.uncounted().or_else(|| self.overstayed()) {
+            self.violate(what);
+        }
+    }
+
+    /// V1: what exists or may come to exist is in live or out.
+    fn uncounted(&self) -> Option<String> {
+        let ledger = &self.leaders[self.current()?].ledger;
+        let Some(LiveState::Watched { names: objects, .. }) = ledger.live(&self.kind) else { return None };
+        let unseen: BTreeMap<&HolderId, NumberSet> = ledger.unseen().collect();
+        let out = |by: usize, number: u64| {
+            unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number))
+        };
+        for (name, object) in &self.objects {
+            if let Some((by, number)) = object.by {
+                if !objects.contains(name) && !out(by, number) {
+                    return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
+                }
+            }
+        }
+        for post in self.posts.iter().filter(|post| post.flying) {
+            if !out(post.holder, post.number) {
+                return Some(format!("V1: h{}/{} may yet exist and is not counted", post.holder, post.number));
+            }
+        }
+        None
+    }
+
+    /// V3: a holder that believes in its lease is not dead to its leader.
+    fn overstayed(&self) -> Option<String> {
+        let ledger = &self.leaders[self.current()?].ledger;
+        for (at, sim) in self.holders.iter().enumerate() {
+            let holder = &sim.holder;
+            if !sim.alive || sim.retired || holder.unused() + holder.busy() == 0 || !holder.lease_holds(self.present()) {
+                continue;
+            }
+            let known = ledger.holders().find(|(id, _, _)| *id == holder.id()).map(|(_, phase, _)| phase);
+            match known {
+                None => return Some(format!("V3: h{at} has a lease and is not known")),
+                Some(Phase::Dead { .. }) => return Some(format!("V3: h{at} has a lease and is taken for dead")),
+                Some(Phase::Alive { .. } | Phase::Adopted { .. }) => {}
+            }
+        }
+        None
+    }
+
+    /// V2 where it is decided: no raise takes the live side above the limit.
+    pub(crate) fn check_grants(&mut self, at: usize, books: &Books) {
+        let mut limit = None;
+        for (id, book) in &books.holders {
+            let top = self.leaders[at].tops.insert(id.clone(), book.top).unwrap_or(0);
+            if book.top > top {
+                let Some(sim) = self.holders.iter().find(|sim| sim.id() == id) else { continue };
+                limit = limit.max(Some(self.limit_of(sim.ratio)));
+            }
+        }
+        let Some(limit) = limit.filter(|_| self.clean && self.current() == Some(at)) else { return };
+        let ledger = &self.leaders[at].ledger;
+        let out: u64 = ledger.unseen().map(|(_, numbers)| numbers.len()).sum();
+        let live = ledger.live(&self.kind).and_then(LiveState::count).unwrap_or(0);
+        if live + out > limit {
+            self.violate(format!("V2: granted up to {live} live and {out} out, limit {limit}"));
+        }
+    }
+
+    /// V2 in the world: as many as may exist, and no more.
+    pub(crate) fn check_limit(&mut self) {
+        let limit = self.holders.iter().map(|sim| self.limit_of(sim.ratio)).max().unwrap_or(0);
+        if self.clean && self.objects.len() as u64 > limit {
+            self.violate(format!("V2: {} objects exist, limit {limit}", self.objects.len()));
+        }
+    }
+
+    /// V5: at rest nothing is out but what the living hold.
+    pub(crate) fn check_rest(&mut self) {
+        let Some(at) = self.current() else {
+            self.violate("V5: nobody leads");
+            return;
+        };
+        let ledger = &self.leaders[at].ledger;
+        let mut wrong = None;
+        for (id, phase, out) in ledger.holders() {
+            let sim = self.holders.iter().find(|sim| sim.id() == id);
+            let living = sim.is_some_and(|sim| sim.alive && !sim.retired);
+            if !out.is_empty() {
+                wrong = Some(format!("V5: {out:?} of {id} ({phase:?}) are out at rest"));
+            } else if !living {
+                wrong = Some(format!("V5: {id} ({phase:?}) is not forgotten"));
+            }
+        }
+        if let Some(sim) = self.holders.iter().find(|sim| sim.alive && !sim.retired && !sim.holder.is_settled()) {
+            wrong = Some(format!("V5: {} is not settled: {:?}", sim.id(), sim.holder));
+        }
+        let live = ledger.live(&self.kind).and_then(LiveState::count);
+        if live != Some(self.objects.len() as u64) {
+            wrong = Some(format!("V5: {live:?} live, {} exist", self.objects.len()));
+        }
+        let behind = self.books.holders.keys().find(|id| ledger.holders().all(|(known, _, _)| known != *id));
+        if let Some(id) = behind {
+            wrong = Some(format!("V5: the books still name {id}"));
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+    }
+
+    /// V5, the other half: where everybody wants, all that fits is out.
+    pub(crate) fn check_full(&mut self) {
+        let Some(at) = self.current() else { return };
+        let ledger = &self.leaders[at].ledger;
+        let mut limit = 0;
+        let mut wrong = None;
+        for sim in self.holders.iter().filter(|sim| sim.alive && !sim.retired && !sim.leaving) {
+            let standing = ledger.standing(sim.holder.terms(), Some(sim.id()), self.present());
+            let full = matches!(standing.reason, Some(Reason::AtLimit | Reason::HeldByOthers | Reason::NeverFits));
+            if standing.credits > 0 && !self.with_cpu || !full && standing.credits == 0 {
+                wrong = Some(format!("V5: {} wants and gets nothing: {standing:?}", sim.id()));
+            }
+            limit = limit.max(self.limit_of(sim.ratio));
+        }
+        let held: u64 =
+            self.holders.iter().filter(|sim| sim.alive && !sim.retired).map(|sim| sim.holder.unused()).sum();
+        let exist = self.objects.len() as u64;
+        if !self.with_cpu && held + exist < limit {
+            wrong = Some(format!("V5: {held} credits and {exist} objects under a limit of {limit}"));
+        }
+        if self.clean && held + exist > limit.max(exist) {
+            wrong = Some(format!("V2: {held} credits and {exist} objects over a limit of {limit}"));
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+    }
+}
