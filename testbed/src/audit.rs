@@ -56,11 +56,7 @@ impl Audit {
                 }
             };
             // A killed server may leave a half line, anywhere, since it goes on in the same file.
-            requests.extend(
-                text.lines()
-                    .filter_map(|line| serde_json::from_str::<Line>(line).ok())
-                    .map(Request::from),
-            );
+            requests.extend(text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(Request::from));
         }
         requests.sort_by_key(|request| request.received);
         Ok(Self(requests))
@@ -72,11 +68,7 @@ impl Audit {
     }
 
     /// The POSTs of one kind in one namespace.
-    pub fn posts<'a>(
-        &'a self,
-        resource: &'a Resource,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = &'a Request> {
+    pub fn posts<'a>(&'a self, resource: &'a Resource, namespace: &'a str) -> impl Iterator<Item = &'a Request> {
         self.0.iter().filter(move |request| {
             request.verb == "create"
                 && request.subresource.is_empty()
@@ -108,9 +100,7 @@ impl Audit {
 
     /// How many POSTs were answered with this code.
     pub fn posts_with(&self, resource: &Resource, namespace: &str, code: u16) -> usize {
-        self.posts(resource, namespace)
-            .filter(|post| post.code == code)
-            .count()
+        self.posts(resource, namespace).filter(|post| post.code == code).count()
     }
 }
 

@@ -36,9 +36,7 @@ static FOUND: Mutex<Option<HashMap<Group, PathBuf>>> = Mutex::new(None);
 /// The folder of a group's programs. The first call of a user builds them, which takes minutes; the progress goes to
 /// standard error.
 pub async fn folder(group: Group) -> Result<PathBuf> {
-    tokio::task::spawn_blocking(move || folder_blocking(group))
-        .await
-        .map_err(Error::doing("look for the programs"))?
+    tokio::task::spawn_blocking(move || folder_blocking(group)).await.map_err(Error::doing("look for the programs"))?
 }
 
 /// One program of a group.
@@ -68,9 +66,7 @@ fn ask_script(group: Group) -> Result<PathBuf> {
         .output()
         .map_err(Error::doing(format!("run {}", script.display())))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let folder = text
-        .lines()
-        .find_map(|line| line.strip_prefix(group.name())?.strip_prefix(' '));
+    let folder = text.lines().find_map(|line| line.strip_prefix(group.name())?.strip_prefix(' '));
     match folder {
         Some(folder) if output.status.success() => Ok(PathBuf::from(folder)),
         Some(_) | None => Err(Error::Binaries(format!(

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -38,15 +38,10 @@ impl Authority {
     pub fn new(name: &str) -> Result<Self> {
         let mut params = named(Vec::new(), name, None)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-        ];
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().map_err(failed("make the key of the authority"))?;
-        CertifiedIssuer::self_signed(params, key)
-            .map(Self)
-            .map_err(failed("sign the authority"))
+        CertifiedIssuer::self_signed(params, key).map(Self).map_err(failed("sign the authority"))
     }
 
     /// Its certificate as PEM.
@@ -82,13 +77,8 @@ impl Authority {
     fn issue(&self, mut params: CertificateParams) -> Result<Certificate> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().map_err(failed("make a key"))?;
-        let certificate = params
-            .signed_by(&key, &self.0)
-            .map_err(failed("sign a certificate"))?;
-        Ok(Certificate {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        let certificate = params.signed_by(&key, &self.0).map_err(failed("sign a certificate"))?;
+        Ok(Certificate { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
@@ -99,9 +89,7 @@ pub struct TokenKey(KeyPair);
 impl TokenKey {
     /// Makes a new one (ECDSA P-256).
     pub fn new() -> Result<Self> {
-        KeyPair::generate()
-            .map(Self)
-            .map_err(failed("make the key of the service accounts"))
+        KeyPair::generate().map(Self).map_err(failed("make the key of the service accounts"))
     }
 
     /// The private key as PEM, for the API server and the controller manager.
@@ -118,16 +106,8 @@ impl TokenKey {
     ///
     /// The API server grants 60 s beyond `exp` and remembers an accepted token for 10 s more, so `exp` lies 60 s earlier
     /// than `lifetime` says, which for short ones is in the past: what reads `exp` itself should be given more.
-    pub fn sign(
-        &self,
-        namespace: &str,
-        service_account: &str,
-        uid: &str,
-        lifetime: Duration,
-    ) -> Result<String> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_err(failed("read the clock"))?;
+    pub fn sign(&self, namespace: &str, service_account: &str, uid: &str, lifetime: Duration) -> Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(failed("read the clock"))?;
         let expires = (now + lifetime).saturating_sub(LEEWAY).as_secs();
         let issued = now.as_secs().min(expires).saturating_sub(3600);
         let claims = json!({
@@ -145,27 +125,15 @@ impl TokenKey {
         let head = URL_SAFE_NO_PAD.encode(json!({"alg": "ES256", "typ": "JWT"}).to_string());
         let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
         let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(
-            &ECDSA_P256_SHA256_FIXED_SIGNING,
-            self.0.serialized_der(),
-            &random,
-        )
-        .map_err(|why| Error::Binaries(format!("sign a token: {why}")))?;
-        let signature = key
-            .sign(&random, signed.as_bytes())
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, self.0.serialized_der(), &random)
             .map_err(|why| Error::Binaries(format!("sign a token: {why}")))?;
-        Ok(format!(
-            "{signed}.{}",
-            URL_SAFE_NO_PAD.encode(signature.as_ref())
-        ))
+        let signature =
+            key.sign(&random, signed.as_bytes()).map_err(|why| Error::Binaries(format!("sign a token: {why}")))?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
     }
 }
 
-fn named(
-    names: Vec<String>,
-    common: &str,
-    organization: Option<&str>,
-) -> Result<CertificateParams> {
+fn named(names: Vec<String>, common: &str, organization: Option<&str>) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(names).map_err(failed("name a certificate"))?;
     let mut name = DistinguishedName::new();
     if let Some(organization) = organization {
@@ -176,8 +144,6 @@ fn named(
     Ok(params)
 }
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(
-    what: &'static str,
-) -> impl FnOnce(E) -> Error {
+fn failed<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Error {
     Error::doing::<E>(what)
 }

@@ -58,10 +58,7 @@ impl Error {
     /// For `map_err`: keeps the source and says what was being done.
     pub(crate) fn doing<E: Into<Source>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
-        move |source| Self::Failed {
-            what,
-            source: source.into(),
-        }
+        move |source| Self::Failed { what, source: source.into() }
     }
 }
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use kube::api::{
-    Api, DeleteParams, DynamicObject, ListParams, Preconditions, WatchEvent, WatchParams,
-};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Preconditions, WatchEvent, WatchParams};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::control_plane::{ControlPlane, Resource, client_from};
@@ -49,27 +47,12 @@ enum Command {
 
 impl Finisher {
     /// Starts one as administrator.
-    pub async fn start(
-        plane: &ControlPlane,
-        resource: &Resource,
-        namespace: &str,
-        pace: Pace,
-    ) -> Result<Self> {
-        Ok(Self::start_with(
-            plane.config().await?,
-            resource,
-            namespace,
-            pace,
-        ))
+    pub async fn start(plane: &ControlPlane, resource: &Resource, namespace: &str, pace: Pace) -> Result<Self> {
+        Ok(Self::start_with(plane.config().await?, resource, namespace, pace))
     }
 
     /// Starts one for any address and login.
-    pub fn start_with(
-        config: kube::Config,
-        resource: &Resource,
-        namespace: &str,
-        pace: Pace,
-    ) -> Self {
+    pub fn start_with(config: kube::Config, resource: &Resource, namespace: &str, pace: Pace) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let resource = resource.api_resource();
         let namespace = namespace.to_owned();
@@ -83,10 +66,7 @@ impl Finisher {
                 Err(error) => tracing::error!(%error, "the finisher has no client"),
             }
         });
-        Self {
-            commands,
-            _work: work,
-        }
+        Self { commands, _work: work }
     }
 
     /// Changes the pace; what is alive counts from its sight.
@@ -109,10 +89,7 @@ impl Finisher {
     }
 
     async fn send(&self, command: Command) -> Result<()> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_closed| Error::Binaries("the finisher has ended".to_owned()))
+        self.commands.send(command).await.map_err(|_closed| Error::Binaries("the finisher has ended".to_owned()))
     }
 }
 
@@ -160,9 +137,7 @@ impl Work {
     fn see(&mut self, sight: Sight) {
         match sight {
             Sight::Alive(uid, name) => {
-                self.alive
-                    .entry(uid)
-                    .or_insert_with(|| (name, Instant::now()));
+                self.alive.entry(uid).or_insert_with(|| (name, Instant::now()));
             }
             Sight::Gone(uid) => {
                 self.alive.remove(&uid);
@@ -200,9 +175,7 @@ impl Work {
                 let names = self.listed().await;
                 let count = names.len();
                 futures::stream::iter(names)
-                    .for_each_concurrent(AT_ONCE, |(_, name, uid)| {
-                        delete(self.api.clone(), name, uid)
-                    })
+                    .for_each_concurrent(AT_ONCE, |(_, name, uid)| delete(self.api.clone(), name, uid))
                     .await;
                 answer.send(count).ok();
             }
@@ -216,10 +189,7 @@ impl Work {
         list.items
             .into_iter()
             .filter_map(|object| {
-                let created = object
-                    .metadata
-                    .creation_timestamp
-                    .map(|time| time.0.as_second());
+                let created = object.metadata.creation_timestamp.map(|time| time.0.as_second());
                 Some((created, object.metadata.name?, object.metadata.uid?))
             })
             .collect()
@@ -236,12 +206,7 @@ impl Work {
             Pace::OnDemand => far,
             Pace::AtRandom { .. } if self.alive.is_empty() => far,
             Pace::AtRandom { .. } => self.next,
-            Pace::After(age) => self
-                .alive
-                .values()
-                .map(|(_, seen)| *seen + age)
-                .min()
-                .unwrap_or(far),
+            Pace::After(age) => self.alive.values().map(|(_, seen)| *seen + age).min().unwrap_or(far),
         }
     }
 
@@ -250,12 +215,8 @@ impl Work {
         match self.pace {
             Pace::OnDemand => {}
             Pace::After(age) => {
-                let ripe: Vec<String> = self
-                    .alive
-                    .iter()
-                    .filter(|(_, (_, seen))| *seen + age <= now)
-                    .map(|(uid, _)| uid.clone())
-                    .collect();
+                let ripe: Vec<String> =
+                    self.alive.iter().filter(|(_, (_, seen))| *seen + age <= now).map(|(uid, _)| uid.clone()).collect();
                 for uid in ripe {
                     self.finish(&uid);
                 }
@@ -307,10 +268,7 @@ enum Sight {
 /// Deletes until the API server answers: an outage must not leave objects for ever. Only the object that was meant, not
 /// one that was made later under its name.
 async fn delete(api: Api<DynamicObject>, name: String, uid: String) {
-    let params = DeleteParams::default().preconditions(Preconditions {
-        uid: Some(uid),
-        resource_version: None,
-    });
+    let params = DeleteParams::default().preconditions(Preconditions { uid: Some(uid), resource_version: None });
     for _ in 0..600 {
         match tokio::time::timeout(Duration::from_secs(10), api.delete(&name, &params)).await {
             Ok(Ok(_)) => return,
@@ -332,16 +290,9 @@ async fn watch(api: Api<DynamicObject>, sights: mpsc::Sender<Sight>) {
 async fn watch_once(api: &Api<DynamicObject>, sights: &mpsc::Sender<Sight>) -> Option<()> {
     let list = api.list_metadata(&ListParams::default()).await.ok()?;
     let version = list.metadata.resource_version.unwrap_or_default();
-    let all = list
-        .items
-        .into_iter()
-        .filter_map(|object| Some((object.metadata.uid?, object.metadata.name?)))
-        .collect();
+    let all = list.items.into_iter().filter_map(|object| Some((object.metadata.uid?, object.metadata.name?))).collect();
     sights.send(Sight::List(all)).await.ok()?;
-    let events = api
-        .watch_metadata(&WatchParams::default().timeout(60), &version)
-        .await
-        .ok()?;
+    let events = api.watch_metadata(&WatchParams::default().timeout(60), &version).await.ok()?;
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         let sight = match event.ok()? {

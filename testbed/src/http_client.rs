@@ -27,23 +27,13 @@ pub(crate) async fn call(
         .body(Full::new(body.into()))
         .map_err(Error::doing(what.clone()))?;
     let exchange = async {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(Error::doing(what.clone()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(Error::doing(what.clone()))?;
+        let stream = TcpStream::connect(address).await.map_err(Error::doing(what.clone()))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Error::doing(what.clone()))?;
         let answer = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(Error::doing(what.clone()))?;
+            let response = sender.send_request(request).await.map_err(Error::doing(what.clone()))?;
             let status = response.status();
-            let body = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(Error::doing(what.clone()))?;
+            let body = response.into_body().collect().await.map_err(Error::doing(what.clone()))?;
             Ok((status, body.to_bytes()))
         };
         tokio::select! {
@@ -53,30 +43,14 @@ pub(crate) async fn call(
             Err(error) = connection => Err(Error::doing(what.clone())(error)),
         }
     };
-    tokio::time::timeout(limit, exchange)
-        .await
-        .map_err(|_elapsed| Error::Timeout {
-            what: what.clone(),
-            limit,
-        })?
+    tokio::time::timeout(limit, exchange).await.map_err(|_elapsed| Error::Timeout { what: what.clone(), limit })?
 }
 
 /// A GET for a readiness probe: `Err` says in words why not yet.
 pub(crate) async fn probe(address: SocketAddr, path: &str) -> Result<(), String> {
-    match call(
-        Method::GET,
-        address,
-        path,
-        Bytes::new(),
-        Duration::from_secs(2),
-    )
-    .await
-    {
+    match call(Method::GET, address, path, Bytes::new(), Duration::from_secs(2)).await {
         Ok((status, _)) if status.is_success() => Ok(()),
-        Ok((status, body)) => Err(format!(
-            "{path} answers {status} {}",
-            String::from_utf8_lossy(&body)
-        )),
+        Ok((status, body)) => Err(format!("{path} answers {status} {}", String::from_utf8_lossy(&body))),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -89,10 +89,7 @@ impl Matching {
 
     /// Requests with this method.
     pub fn method(method: Method) -> Self {
-        Self {
-            method: Some(method),
-            ..Self::default()
-        }
+        Self { method: Some(method), ..Self::default() }
     }
 
     /// POSTs whose path and query contain this.
@@ -260,11 +257,7 @@ impl HttpFaultProxy {
             requests: AtomicU64::new(0),
         });
         let accepting = Task::start(serve::accept(Arc::clone(&inner), listener));
-        Ok(Self {
-            inner,
-            port,
-            _accepting: accepting,
-        })
+        Ok(Self { inner, port, _accepting: accepting })
     }
 
     /// `https://127.0.0.1:port`.
@@ -282,10 +275,7 @@ impl HttpFaultProxy {
             released: watch::Sender::new(false),
         });
         self.inner.rules.lock().push(Arc::clone(&set));
-        Rule {
-            set,
-            rules: Arc::clone(&self.inner.rules),
-        }
+        Rule { set, rules: Arc::clone(&self.inner.rules) }
     }
 
     /// Resets (RST) every open connection, watches too.
@@ -307,8 +297,6 @@ impl Drop for HttpFaultProxy {
 
 impl Inner {
     fn token(&self) -> MutexGuard<'_, CancellationToken> {
-        self.open_token
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.open_token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

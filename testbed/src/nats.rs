@@ -63,8 +63,7 @@ impl Nats {
             let node = Self::spawn("nats", &options, "").await?;
             match node.process.until_ready(FORMED_WITHIN).await {
                 Ok(()) => return Ok(node),
-                Err(Error::Died { log, .. })
-                    if tries < 4 && log.contains("address already in use") => {}
+                Err(Error::Died { log, .. }) if tries < 4 && log.contains("address already in use") => {}
                 Err(error) => return Err(error),
             }
         }
@@ -88,20 +87,10 @@ impl Nats {
             // Alone it has no leader to be healthy with.
             "/healthz?js-server-only=true"
         };
-        let spec = Spec::new(
-            name,
-            program,
-            ["-c".to_owned(), config.display().to_string()],
-            work.path().join("nats.log"),
-        )
-        .ready(move || async move { http_client::probe(address, path).await });
-        Ok(Self {
-            process: Process::spawn(spec)?,
-            tls: options.tls.is_some(),
-            client,
-            monitor,
-            _work: work,
-        })
+        let spec =
+            Spec::new(name, program, ["-c".to_owned(), config.display().to_string()], work.path().join("nats.log"))
+                .ready(move || async move { http_client::probe(address, path).await });
+        Ok(Self { process: Process::spawn(spec)?, tls: options.tls.is_some(), client, monitor, _work: work })
     }
 
     /// The process, to be stopped, killed and restarted.
@@ -122,21 +111,13 @@ impl Nats {
 
     /// A client without credentials.
     pub async fn connect(&self) -> Result<async_nats::Client> {
-        async_nats::connect(self.url())
-            .await
-            .map_err(Error::doing(format!("connect to {}", self.url())))
+        async_nats::connect(self.url()).await.map_err(Error::doing(format!("connect to {}", self.url())))
     }
 
     /// What the monitoring port says, such as `/jsz` or `/varz`.
     pub async fn monitoring(&self, path: &str) -> Result<Value> {
-        let (_, body) = http_client::call(
-            Method::GET,
-            self.monitor.address(),
-            path,
-            Bytes::new(),
-            Duration::from_secs(5),
-        )
-        .await?;
+        let (_, body) =
+            http_client::call(Method::GET, self.monitor.address(), path, Bytes::new(), Duration::from_secs(5)).await?;
         serde_json::from_slice(&body).map_err(Error::doing(format!("read {path}")))
     }
 
@@ -149,9 +130,7 @@ impl NatsCluster {
     /// Starts three and waits until they have a leader of the meta group and are all current.
     pub async fn start(options: NatsOptions) -> Result<Self> {
         let routes = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
-        let list = routes
-            .each_ref()
-            .map(|port| format!("nats://{}", port.address()));
+        let list = routes.each_ref().map(|port| format!("nats://{}", port.address()));
         let mut nodes = Vec::new();
         for (number, port) in routes.iter().enumerate() {
             let cluster = format!(
@@ -161,10 +140,7 @@ impl NatsCluster {
             );
             nodes.push(Nats::spawn(&format!("nats-{number}"), &options, &cluster).await?);
         }
-        let cluster = Self {
-            nodes,
-            _routes: routes.into(),
-        };
+        let cluster = Self { nodes, _routes: routes.into() };
         for node in &cluster.nodes {
             node.process.until_ready(FORMED_WITHIN).await?;
         }
@@ -186,9 +162,7 @@ impl NatsCluster {
     /// A client that knows all three.
     pub async fn connect(&self) -> Result<async_nats::Client> {
         let urls: Vec<String> = self.nodes.iter().map(Nats::url).collect();
-        async_nats::connect(urls)
-            .await
-            .map_err(Error::doing("connect to the cluster"))
+        async_nats::connect(urls).await.map_err(Error::doing("connect to the cluster"))
     }
 
     /// Waits until every running server is healthy and there is a leader.
@@ -210,10 +184,7 @@ impl NatsCluster {
             let Ok(answer) = node.monitoring("/jsz").await else {
                 continue;
             };
-            let Some(leader) = answer
-                .pointer("/meta_cluster/leader")
-                .and_then(Value::as_str)
-            else {
+            let Some(leader) = answer.pointer("/meta_cluster/leader").and_then(Value::as_str) else {
                 continue;
             };
             let number = leader.strip_prefix("nats-")?.parse::<usize>().ok()?;
@@ -247,14 +218,10 @@ fn configuration(
     if let Some(tls) = &options.tls {
         work.write("tls.crt", &tls.certificate)?;
         work.write("tls.key", &tls.key)?;
-        text.push_str(&format!(
-            "tls {{\n  cert_file: \"{folder}/tls.crt\"\n  key_file: \"{folder}/tls.key\"\n"
-        ));
+        text.push_str(&format!("tls {{\n  cert_file: \"{folder}/tls.crt\"\n  key_file: \"{folder}/tls.key\"\n"));
         if let Some(authority) = &options.verify_clients {
             work.write("clients.crt", authority)?;
-            text.push_str(&format!(
-                "  ca_file: \"{folder}/clients.crt\"\n  verify: true\n"
-            ));
+            text.push_str(&format!("  ca_file: \"{folder}/clients.crt\"\n  verify: true\n"));
         }
         text.push_str(&format!("  handshake_first: {}\n}}\n", options.tls_first));
     }

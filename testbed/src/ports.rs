@@ -34,15 +34,10 @@ impl Port {
                 continue;
             };
             if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self {
-                    number,
-                    _lock: lock,
-                });
+                return Ok(Self { number, _lock: lock });
             }
         }
-        Err(Error::Binaries(format!(
-            "no free loopback port between {FIRST} and {end}"
-        )))
+        Err(Error::Binaries(format!("no free loopback port between {FIRST} and {end}")))
     }
 
     /// Its number.
@@ -57,10 +52,7 @@ impl Port {
 }
 
 fn lock_folder() -> Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!(
-        "jetgate-testbed-ports-{}",
-        rustix::process::getuid().as_raw()
-    ));
+    let folder = std::env::temp_dir().join(format!("jetgate-testbed-ports-{}", rustix::process::getuid().as_raw()));
     std::fs::create_dir_all(&folder).map_err(Error::doing(format!("make {}", folder.display())))?;
     Ok(folder)
 }

@@ -106,10 +106,7 @@ impl Process {
     /// Starts it without waiting.
     pub fn spawn(spec: Spec) -> Result<Self> {
         let run = Run::new(&spec)?;
-        Ok(Self {
-            spec,
-            run: Mutex::new(run),
-        })
+        Ok(Self { spec, run: Mutex::new(run) })
     }
 
     /// Waits until its probe succeeds.
@@ -174,9 +171,7 @@ impl Process {
 
     /// Any other signal, as nats-server's SIGUSR2 for lame duck mode.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.run()
-            .signal(signal)
-            .map_err(Error::doing(format!("signal {}", self.spec.name)))
+        self.run().signal(signal).map_err(Error::doing(format!("signal {}", self.spec.name)))
     }
 
     /// Waits until it has ended by itself or by a signal.
@@ -184,10 +179,7 @@ impl Process {
         let mut exit = self.run().exit.clone();
         tokio::time::timeout(limit, ended(&mut exit))
             .await
-            .map_err(|_elapsed| Error::Timeout {
-                what: format!("the end of {}", self.spec.name),
-                limit,
-            })
+            .map_err(|_elapsed| Error::Timeout { what: format!("the end of {}", self.spec.name), limit })
     }
 
     /// Starts it again after it ended, with the same arguments, and waits until it is ready.
@@ -199,10 +191,7 @@ impl Process {
     /// As [`start_again`](Self::start_again), without waiting.
     pub fn spawn_again(&self) -> Result<()> {
         if self.is_alive() {
-            return Err(Error::Binaries(format!(
-                "{} still runs; kill it first",
-                self.spec.name
-            )));
+            return Err(Error::Binaries(format!("{} still runs; kill it first", self.spec.name)));
         }
         let run = Run::new(&self.spec)?;
         *self.run() = run;
@@ -230,11 +219,7 @@ impl Process {
     }
 
     fn died(&self, status: ExitStatus) -> Error {
-        Error::Died {
-            program: self.spec.name.clone(),
-            status: status.to_string(),
-            log: self.last_log_lines(20),
-        }
+        Error::Died { program: self.spec.name.clone(), status: status.to_string(), log: self.last_log_lines(20) }
     }
 }
 
@@ -271,9 +256,10 @@ impl Run {
             .map_err(Error::doing(what.clone()))?;
         let pid = Pid::from_child(&child);
         let told = watchdog::guard(pid.as_raw_nonzero().get()).and_then(|()| {
-            let mut pipe = child.stdin.take().ok_or_else(|| {
-                Error::Binaries(format!("{}: the child has no standard input", spec.name))
-            })?;
+            let mut pipe = child
+                .stdin
+                .take()
+                .ok_or_else(|| Error::Binaries(format!("{}: the child has no standard input", spec.name)))?;
             pipe.write_all(b"go\n").map_err(Error::doing(what.clone()))
         });
         let gone = Arc::new(Mutex::new(false));
@@ -285,12 +271,7 @@ impl Run {
                 move || reap(child, pid, &gone, &report)
             })
             .map_err(Error::doing(what))?;
-        let run = Self {
-            pid,
-            gone,
-            exit,
-            waiter: Some(waiter),
-        };
+        let run = Self { pid, gone, exit, waiter: Some(waiter) };
         // Only now: the drop of `run` ends what could not be guarded.
         told.map(|()| run)
     }
@@ -314,18 +295,9 @@ impl Drop for Run {
     }
 }
 
-fn reap(
-    mut child: Child,
-    pid: Pid,
-    gone: &Mutex<bool>,
-    report: &watch::Sender<Option<ExitStatus>>,
-) {
+fn reap(mut child: Child, pid: Pid, gone: &Mutex<bool>, report: &watch::Sender<Option<ExitStatus>>) {
     // First without reaping: while the zombie is there its number is not given to another process.
-    rustix::process::waitid(
-        WaitId::Pid(pid),
-        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-    )
-    .ok();
+    rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok();
     let mut gone = gone.lock().unwrap_or_else(PoisonError::into_inner);
     watchdog::forget(pid.as_raw_nonzero().get()).ok();
     let status = child.wait();

@@ -68,10 +68,7 @@ impl Sprung {
         let what = "a trap of the proxy";
         tokio::time::timeout(limit, self.0)
             .await
-            .map_err(|_elapsed| Error::Timeout {
-                what: what.to_owned(),
-                limit,
-            })?
+            .map_err(|_elapsed| Error::Timeout { what: what.to_owned(), limit })?
             .map_err(Error::doing(what))
     }
 }
@@ -118,11 +115,7 @@ impl FaultProxy {
             budget: [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)],
         });
         let accepting = Task::start(accept(Arc::clone(&inner), port.address()));
-        let proxy = Self {
-            inner,
-            port,
-            _accepting: accepting,
-        };
+        let proxy = Self { inner, port, _accepting: accepting };
         proxy.until_listening(true).await?;
         Ok(proxy)
     }
@@ -146,9 +139,7 @@ impl FaultProxy {
     pub fn pass(&self) {
         for direction in [Direction::ToServer, Direction::ToClient] {
             self.inner.lane(direction).send_replace(Lane::default());
-            self.inner
-                .budget(direction)
-                .store(u64::MAX, Ordering::Relaxed);
+            self.inner.budget(direction).store(u64::MAX, Ordering::Relaxed);
         }
     }
 
@@ -164,9 +155,7 @@ impl FaultProxy {
 
     /// Delivers the bytes of a direction later.
     pub fn delay(&self, direction: Direction, delay: Duration) {
-        self.inner
-            .lane(direction)
-            .send_modify(|lane| lane.delay = delay);
+        self.inner.lane(direction).send_modify(|lane| lane.delay = delay);
     }
 
     /// Resets (RST) every open connection.
@@ -200,11 +189,7 @@ impl FaultProxy {
     /// Sets a trap for the next bytes from a client that contain `containing` (in one piece as they are read).
     pub fn trap(&self, trap: Trap, containing: &[u8]) -> Sprung {
         let (sprung, caught) = oneshot::channel();
-        lock(&self.inner.traps).push_back(Set {
-            trap,
-            containing: containing.to_vec(),
-            sprung,
-        });
+        lock(&self.inner.traps).push_back(Set { trap, containing: containing.to_vec(), sprung });
         Sprung(caught)
     }
 
@@ -224,9 +209,7 @@ impl FaultProxy {
     }
 
     fn set_flow(&self, direction: Direction, flow: Flow) {
-        self.inner
-            .lane(direction)
-            .send_modify(|lane| lane.flow = flow);
+        self.inner.lane(direction).send_modify(|lane| lane.flow = flow);
     }
 
     async fn until_listening(&self, wanted: bool) -> Result<()> {
@@ -234,10 +217,7 @@ impl FaultProxy {
         let mut listening = self.inner.listening.subscribe();
         tokio::time::timeout(limit, listening.wait_for(|now| *now == wanted))
             .await
-            .map_err(|_elapsed| Error::Timeout {
-                what: format!("the proxy on {}", self.address()),
-                limit,
-            })?
+            .map_err(|_elapsed| Error::Timeout { what: format!("the proxy on {}", self.address()), limit })?
             .map_err(Error::doing("wait for the proxy"))?;
         Ok(())
     }

@@ -35,19 +35,10 @@ impl Referee {
     }
 
     /// As [`watch`](Self::watch), through any API server.
-    pub async fn watch_with(
-        config: kube::Config,
-        resource: &Resource,
-        namespace: &str,
-    ) -> Result<Self> {
+    pub async fn watch_with(config: kube::Config, resource: &Resource, namespace: &str) -> Result<Self> {
         let (sender, tally) = watch::channel(Tally::new(Instant::now()));
         let api = resource.api_resource();
-        let watching = Task::start(sight::watch(
-            config.clone(),
-            api.clone(),
-            namespace.to_owned(),
-            sender.clone(),
-        ));
+        let watching = Task::start(sight::watch(config.clone(), api.clone(), namespace.to_owned(), sender.clone()));
         let listing = Task::start(sight::list(config, api, namespace.to_owned(), sender));
         let referee = Self {
             tally,
@@ -56,13 +47,7 @@ impl Referee {
             _watching: watching,
             _listing: listing,
         };
-        referee
-            .until(
-                "the referee's first list",
-                Duration::from_secs(30),
-                |tally| tally.watching,
-            )
-            .await?;
+        referee.until("the referee's first list", Duration::from_secs(30), |tally| tally.watching).await?;
         Ok(referee)
     }
 
@@ -72,40 +57,26 @@ impl Referee {
     }
 
     /// Waits until what was seen fulfils a condition.
-    pub async fn until(
-        &self,
-        what: &str,
-        limit: Duration,
-        condition: impl Fn(&Tally) -> bool,
-    ) -> Result<()> {
+    pub async fn until(&self, what: &str, limit: Duration, condition: impl Fn(&Tally) -> bool) -> Result<()> {
         let mut tally = self.tally.clone();
         match tokio::time::timeout(limit, tally.wait_for(|tally| condition(tally))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(ended)) => Err(Error::doing("watch as referee")(ended)),
             Err(_elapsed) => {
                 let now = self.tally.borrow().to_string();
-                Err(Error::Timeout {
-                    what: format!("{what} (seen: {now})"),
-                    limit,
-                })
+                Err(Error::Timeout { what: format!("{what} (seen: {now})"), limit })
             }
         }
     }
 
     /// Waits until so many objects were ever created.
     pub async fn until_created(&self, count: usize, limit: Duration) -> Result<()> {
-        self.until(&format!("{count} objects created"), limit, |tally| {
-            tally.created() >= count
-        })
-        .await
+        self.until(&format!("{count} objects created"), limit, |tally| tally.created() >= count).await
     }
 
     /// Waits until exactly so many are alive.
     pub async fn until_alive(&self, count: usize, limit: Duration) -> Result<()> {
-        self.until(&format!("{count} objects alive"), limit, |tally| {
-            tally.alive() == count
-        })
-        .await
+        self.until(&format!("{count} objects alive"), limit, |tally| tally.alive() == count).await
     }
 
     /// Judges: each of `expected` is the value of `annotation` that exactly one object ever created must have.
@@ -124,21 +95,10 @@ impl Referee {
             }
         }
         let expected: BTreeSet<String> = expected.into_iter().map(Into::into).collect();
-        let lost = expected
-            .iter()
-            .filter(|cause| !by_cause.contains_key(cause.as_str()))
-            .cloned()
-            .collect();
-        let unexpected = by_cause
-            .keys()
-            .filter(|cause| !expected.contains(**cause))
-            .map(|cause| (*cause).to_owned())
-            .collect();
-        let doubled = by_cause
-            .iter()
-            .filter(|(_, count)| **count > 1)
-            .map(|(cause, _)| (*cause).to_owned())
-            .collect();
+        let lost = expected.iter().filter(|cause| !by_cause.contains_key(cause.as_str())).cloned().collect();
+        let unexpected =
+            by_cause.keys().filter(|cause| !expected.contains(**cause)).map(|cause| (*cause).to_owned()).collect();
+        let doubled = by_cause.iter().filter(|(_, count)| **count > 1).map(|(cause, _)| (*cause).to_owned()).collect();
         self.judge(&tally, audit, lost, doubled, unexpected, foreign)
     }
 
@@ -152,11 +112,7 @@ impl Referee {
         }
         let missing = expected.saturating_sub(causes.len());
         let lost = (0..missing).map(|_| "(unknown)".to_owned()).collect();
-        let doubled = causes
-            .iter()
-            .filter(|(_, count)| **count > 1)
-            .map(|(cause, _)| (*cause).to_owned())
-            .collect();
+        let doubled = causes.iter().filter(|(_, count)| **count > 1).map(|(cause, _)| (*cause).to_owned()).collect();
         self.judge(&tally, audit, lost, doubled, Vec::new(), 0)
     }
 
@@ -233,11 +189,7 @@ impl fmt::Display for Verdict {
             self.most_alive,
             self.refusals_403
         )?;
-        for (what, list) in [
-            ("lost", &self.lost),
-            ("doubled", &self.doubled),
-            ("unexpected", &self.unexpected),
-        ] {
+        for (what, list) in [("lost", &self.lost), ("doubled", &self.doubled), ("unexpected", &self.unexpected)] {
             if !list.is_empty() {
                 let some: Vec<&str> = list.iter().take(5).map(String::as_str).collect();
                 write!(f, "; {what}: {}", some.join(", "))?;

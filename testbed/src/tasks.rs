@@ -11,10 +11,7 @@ use tokio::task::JoinHandle;
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
-#[expect(
-    clippy::expect_used,
-    reason = "without threads there is no test bed, and no caller could go on"
-)]
+#[expect(clippy::expect_used, reason = "without threads there is no test bed, and no caller could go on")]
 fn runtime() -> &'static Runtime {
     RUNTIME.get_or_init(|| {
         Builder::new_multi_thread()

@@ -19,10 +19,7 @@ where
             Ok(Some(value)) => return Ok(value),
             Ok(None) if !left.is_zero() => {}
             Ok(None) | Err(_) => {
-                return Err(Error::Timeout {
-                    what: what.to_owned(),
-                    limit,
-                });
+                return Err(Error::Timeout { what: what.to_owned(), limit });
             }
         }
         tokio::time::sleep(pause.min(left)).await;

@@ -60,10 +60,7 @@ fn tell(line: &str) -> Result<()> {
         Some(watchdog) => watchdog,
         None => slot.insert(start()?),
     };
-    watchdog
-        .pipe
-        .write_all(line.as_bytes())
-        .map_err(Error::doing("tell the watchdog"))
+    watchdog.pipe.write_all(line.as_bytes()).map_err(Error::doing("tell the watchdog"))
 }
 
 fn start() -> Result<Watchdog> {
@@ -77,12 +74,6 @@ fn start() -> Result<Watchdog> {
         .current_dir("/")
         .spawn()
         .map_err(Error::doing("start the watchdog (sh)"))?;
-    let pipe = shell
-        .stdin
-        .take()
-        .ok_or_else(|| Error::Binaries("the watchdog has no pipe".to_owned()))?;
-    Ok(Watchdog {
-        pipe,
-        _shell: shell,
-    })
+    let pipe = shell.stdin.take().ok_or_else(|| Error::Binaries("the watchdog has no pipe".to_owned()))?;
+    Ok(Watchdog { pipe, _shell: shell })
 }

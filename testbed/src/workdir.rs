@@ -37,8 +37,7 @@ impl Workdir {
     /// Writes a file into it.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.path().join(name);
-        std::fs::write(&path, content)
-            .map_err(Error::doing(format!("write {}", path.display())))?;
+        std::fs::write(&path, content).map_err(Error::doing(format!("write {}", path.display())))?;
         Ok(path)
     }
 }

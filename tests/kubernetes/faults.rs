@@ -7,19 +7,9 @@ async fn a_token_that_expired_is_read_again() {
     let plane = plane().await;
     let namespace = plane.namespace("token").await.unwrap();
     let rules = json!([{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"]}]);
-    let account = plane
-        .service_account(&namespace, "short", &rules)
-        .await
-        .unwrap();
-    let file = plane
-        .kubeconfig_admin()
-        .unwrap()
-        .with_file_name(format!("token-{namespace}"));
-    let sign = |seconds| {
-        plane
-            .sign_token(&account, Duration::from_secs(seconds))
-            .unwrap()
-    };
+    let account = plane.service_account(&namespace, "short", &rules).await.unwrap();
+    let file = plane.kubeconfig_admin().unwrap().with_file_name(format!("token-{namespace}"));
+    let sign = |seconds| plane.sign_token(&account, Duration::from_secs(seconds)).unwrap();
     std::fs::write(&file, sign(2)).unwrap();
     let cluster = connect(plane.kubeconfig(&Login::TokenFile(file.clone())).unwrap()).await;
     let find = async || cluster.find(&widgets(), &namespace, "w", SOON).await;
@@ -28,28 +18,16 @@ async fn a_token_that_expired_is_read_again() {
     let unauthorized = async || match find().await {
         Ok(_) => false,
         Err(error) => {
-            assert_eq!(
-                error.status().map(|status| status.code),
-                Some(401),
-                "{error:?}"
-            );
+            assert_eq!(error.status().map(|status| status.code), Some(401), "{error:?}");
             true
         }
     };
-    wait::until_true(
-        "the end of the token",
-        Duration::from_secs(30),
-        unauthorized,
-    )
-    .await
-    .unwrap();
+    wait::until_true("the end of the token", Duration::from_secs(30), unauthorized).await.unwrap();
     // Still the old token in the file: no renewal helps, and none is tried more than once a second.
     assert!(unauthorized().await);
     std::fs::write(&file, sign(3600)).unwrap();
     let begun = Instant::now();
-    wait::until_true("the new token", SOON, async || find().await.is_ok())
-        .await
-        .unwrap();
+    wait::until_true("the new token", SOON, async || find().await.is_ok()).await.unwrap();
     eprintln!("back after {:?}", begun.elapsed());
 }
 
@@ -57,15 +35,8 @@ async fn a_token_that_expired_is_read_again() {
 async fn cut_and_refused_connections_are_told_apart_from_answers() {
     let plane = plane().await;
     let namespace = plane.namespace("cut").await.unwrap();
-    let proxy = FaultProxy::start(plane.apiserver().address())
-        .await
-        .unwrap();
-    let cluster = connect(
-        plane
-            .kubeconfig_at(&Login::Admin, &proxy.url("https"))
-            .unwrap(),
-    )
-    .await;
+    let proxy = FaultProxy::start(plane.apiserver().address()).await.unwrap();
+    let cluster = connect(plane.kubeconfig_at(&Login::Admin, &proxy.url("https")).unwrap()).await;
     create(&cluster, &namespace, "first").await.unwrap();
 
     // The reply is lost, the effect is not; and nothing is sent twice.
@@ -73,61 +44,30 @@ async fn cut_and_refused_connections_are_told_apart_from_answers() {
     let lost = create(&cluster, &namespace, "lost").await;
     assert!(matches!(lost, Err(CallError::Connection(_))), "{lost:?}");
     sprung.sprung(SOON).await.unwrap();
-    assert!(
-        cluster
-            .find(&widgets(), &namespace, "lost", SOON)
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(cluster.find(&widgets(), &namespace, "lost", SOON).await.unwrap().is_some());
 
-    let mut events = cluster
-        .watch(&widgets(), &namespace, 0, WATCH)
-        .await
-        .unwrap();
+    let mut events = cluster.watch(&widgets(), &namespace, 0, WATCH).await.unwrap();
     events.next().await.unwrap().unwrap();
     events.next().await.unwrap().unwrap();
     proxy.cut();
     let end: Vec<_> = events.collect().await;
-    assert!(
-        matches!(end.as_slice(), [.., Err(CallError::Connection(_))]),
-        "{end:?}"
-    );
+    assert!(matches!(end.as_slice(), [.., Err(CallError::Connection(_))]), "{end:?}");
 
     proxy.refuse().await.unwrap();
     let begun = Instant::now();
     let refused = create(&cluster, &namespace, "refused").await;
-    assert!(
-        matches!(refused, Err(CallError::Connection(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(CallError::Connection(_))), "{refused:?}");
     assert!(begun.elapsed() < Duration::from_secs(1));
     proxy.accept().await.unwrap();
     create(&cluster, &namespace, "accepted").await.unwrap();
 
     // What was swallowed on the way is gone with its connection, and so are the idle ones beside it.
     proxy.blackhole(Direction::ToServer);
-    let swallowed = cluster
-        .create(
-            &widgets(),
-            &namespace,
-            &widget("swallowed"),
-            Duration::from_millis(300),
-        )
-        .await;
-    assert!(
-        matches!(swallowed, Err(CallError::Timeout(_))),
-        "{swallowed:?}"
-    );
+    let swallowed = cluster.create(&widgets(), &namespace, &widget("swallowed"), Duration::from_millis(300)).await;
+    assert!(matches!(swallowed, Err(CallError::Timeout(_))), "{swallowed:?}");
     proxy.pass();
     create(&cluster, &namespace, "after").await.unwrap();
-    assert_eq!(
-        cluster
-            .find(&widgets(), &namespace, "swallowed", SOON)
-            .await
-            .unwrap(),
-        None
-    );
+    assert_eq!(cluster.find(&widgets(), &namespace, "swallowed", SOON).await.unwrap(), None);
     let twice: Vec<_> = plane
         .audit()
         .unwrap()
@@ -140,69 +80,30 @@ async fn cut_and_refused_connections_are_told_apart_from_answers() {
 
 #[tokio::test]
 async fn a_stopped_api_server_is_noticed_and_a_restarted_one_has_forgotten() {
-    let plane = ControlPlane::start(ControlPlaneOptions::default())
-        .await
-        .unwrap();
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
     let cluster = admin(&plane).await;
     let namespace = plane.namespace("stopped").await.unwrap();
     let old = create(&cluster, &namespace, "old").await.unwrap();
 
-    let mut events = cluster
-        .watch(&widgets(), &namespace, 0, Duration::from_secs(1))
-        .await
-        .unwrap();
-    assert_eq!(
-        events.next().await.unwrap().unwrap(),
-        ObjectEvent::Applied(old.clone())
-    );
+    let mut events = cluster.watch(&widgets(), &namespace, 0, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(events.next().await.unwrap().unwrap(), ObjectEvent::Applied(old.clone()));
     let begun = Instant::now();
     plane.apiserver().process().stop().unwrap();
-    let stopped = cluster
-        .create(
-            &widgets(),
-            &namespace,
-            &widget("stopped"),
-            Duration::from_secs(1),
-        )
-        .await;
+    let stopped = cluster.create(&widgets(), &namespace, &widget("stopped"), Duration::from_secs(1)).await;
     assert!(matches!(stopped, Err(CallError::Timeout(_))), "{stopped:?}");
-    assert!(
-        (1.0..1.5).contains(&begun.elapsed().as_secs_f64()),
-        "{:?}",
-        begun.elapsed()
-    );
-    let found = cluster
-        .find(&widgets(), &namespace, "old", Duration::from_millis(300))
-        .await;
+    assert!((1.0..1.5).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    let found = cluster.find(&widgets(), &namespace, "old", Duration::from_millis(300)).await;
     assert!(matches!(found, Err(CallError::Timeout(_))), "{found:?}");
     // A second of watch and two of margin.
-    let events: Vec<_> = tokio::time::timeout(Duration::from_secs(4), events.collect())
-        .await
-        .unwrap();
-    assert!(
-        matches!(events.as_slice(), [.., Err(CallError::Timeout(_))]),
-        "{events:?}"
-    );
+    let events: Vec<_> = tokio::time::timeout(Duration::from_secs(4), events.collect()).await.unwrap();
+    assert!(matches!(events.as_slice(), [.., Err(CallError::Timeout(_))]), "{events:?}");
     plane.apiserver().process().cont().unwrap();
-    assert!(
-        cluster
-            .find(&widgets(), &namespace, "old", SOON)
-            .await
-            .unwrap()
-            .is_some(),
-        "on new connections"
-    );
-    plane
-        .delete(&Resource::widgets(), &namespace, "old")
-        .await
-        .unwrap();
+    assert!(cluster.find(&widgets(), &namespace, "old", SOON).await.unwrap().is_some(), "on new connections");
+    plane.delete(&Resource::widgets(), &namespace, "old").await.unwrap();
     plane.compact_etcd().await.unwrap();
     plane.apiserver().process().restart().await.unwrap();
     let expired = async || {
-        let mut events = match cluster
-            .watch(&widgets(), &namespace, old.resource_version, WATCH)
-            .await
-        {
+        let mut events = match cluster.watch(&widgets(), &namespace, old.resource_version, WATCH).await {
             Ok(events) => events,
             Err(CallError::Expired) => return true,
             Err(_) => return false,

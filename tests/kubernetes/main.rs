@@ -1,10 +1,5 @@
 //! The adapter to the Kubernetes API on a real control plane.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
 use std::{
     path::PathBuf,
@@ -15,8 +10,7 @@ use futures::{StreamExt, future::join_all};
 use jetgate::{
     gate::{Quantity, ResourceName},
     k8s::{
-        CallError, Cluster, ClusterOptions, DiscoverError, Kind, LeaseClaim, LeaseWrite,
-        ObjectEvent, QuotaEvent, Sight,
+        CallError, Cluster, ClusterOptions, DiscoverError, Kind, LeaseClaim, LeaseWrite, ObjectEvent, QuotaEvent, Sight,
     },
     message::{CREDIT_ANNOTATION, CreateTarget, MESSAGE_ANNOTATION, classify},
 };
@@ -34,10 +28,7 @@ pub(crate) async fn plane() -> &'static ControlPlane {
 }
 
 pub(crate) async fn connect(kubeconfig: PathBuf) -> Cluster {
-    let options = ClusterOptions {
-        kubeconfig: Some(kubeconfig),
-        ..ClusterOptions::default()
-    };
+    let options = ClusterOptions { kubeconfig: Some(kubeconfig), ..ClusterOptions::default() };
     Cluster::connect(&options).await.unwrap()
 }
 
@@ -66,26 +57,12 @@ pub(crate) fn widget(name: &str) -> Value {
     object
 }
 
-pub(crate) async fn create(
-    cluster: &Cluster,
-    namespace: &str,
-    name: &str,
-) -> Result<Sight, CallError> {
-    cluster
-        .create(&widgets(), namespace, &widget(name), SOON)
-        .await
+pub(crate) async fn create(cluster: &Cluster, namespace: &str, name: &str) -> Result<Sight, CallError> {
+    cluster.create(&widgets(), namespace, &widget(name), SOON).await
 }
 
 /// Reads one watch call to its end.
-pub(crate) async fn watched(
-    cluster: &Cluster,
-    namespace: &str,
-    from: u64,
-    timeout: Duration,
-) -> Vec<ObjectEvent> {
-    let events = cluster
-        .watch(&widgets(), namespace, from, timeout)
-        .await
-        .unwrap();
+pub(crate) async fn watched(cluster: &Cluster, namespace: &str, from: u64, timeout: Duration) -> Vec<ObjectEvent> {
+    let events = cluster.watch(&widgets(), namespace, from, timeout).await.unwrap();
     events.map(Result::unwrap).collect().await
 }

@@ -36,9 +36,8 @@ impl World {
         let ledger = &self.leaders[self.current()?].ledger;
         let Some(LiveState::Watched { names: objects, .. }) = ledger.live(&self.kind) else { return None };
         let unseen: BTreeMap<&HolderId, NumberSet> = ledger.unseen().collect();
-        let out = |by: usize, number: u64| {
-            unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number))
-        };
+        let out =
+            |by: usize, number: u64| unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number));
         for (name, object) in &self.objects {
             if let Some((by, number)) = object.by {
                 if !objects.contains(name) && !out(by, number) {
@@ -59,7 +58,8 @@ impl World {
         let ledger = &self.leaders[self.current()?].ledger;
         for (at, sim) in self.holders.iter().enumerate() {
             let holder = &sim.holder;
-            if !sim.alive || sim.retired || holder.unused() + holder.busy() == 0 || !holder.lease_holds(self.present()) {
+            if !sim.alive || sim.retired || holder.unused() + holder.busy() == 0 || !holder.lease_holds(self.present())
+            {
                 continue;
             }
             let known = ledger.holders().find(|(id, _, _)| *id == holder.id()).map(|(_, phase, _)| phase);

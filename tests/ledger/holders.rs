@@ -118,7 +118,12 @@ impl World {
         }
         let before = self.holders[at].holder.top();
         let effect = self.holders[at].holder.on_grant(&grant);
-        self.say(|| format!("h{at} gets epoch {} seq {} top {} echo {:?}: {effect:?}", grant.epoch, grant.seq, grant.top, grant.made_seen));
+        self.say(|| {
+            format!(
+                "h{at} gets epoch {} seq {} top {} echo {:?}: {effect:?}",
+                grant.epoch, grant.seq, grant.top, grant.made_seen
+            )
+        });
         if self.holders[at].holder.top() < before {
             self.violate("V4: a top fell");
         }

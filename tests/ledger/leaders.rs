@@ -6,7 +6,7 @@ use jetgate::gate::QuotaView;
 use jetgate::ledger::{Action, Ledger, LedgerOptions, QuotaUpdate, SeenObject};
 use jetgate::wire::{Books, Report};
 
-use crate::world::{Event, LeaderSim, LIVES, Mutant, World};
+use crate::world::{Event, LIVES, LeaderSim, Mutant, World};
 
 impl World {
     /// A new leader writes its epoch into the books and reads them. Its predecessor does not know.
@@ -94,7 +94,8 @@ impl World {
         self.leaders[at].watching = false;
         let upto = self.log.len();
         // A record tells a new leader where to watch on from; a gap has no such place.
-        let from = if first && self.rng.chance(60) { upto - self.rng.below(upto.min(8) as u64 + 1) as usize } else { upto };
+        let from =
+            if first && self.rng.chance(60) { upto - self.rng.below(upto.min(8) as u64 + 1) as usize } else { upto };
         let objects = self.snapshot();
         self.say(|| format!("leader {at} lists {} objects, watches on from {from} of {upto}", objects.len()));
         let after = self.delay();

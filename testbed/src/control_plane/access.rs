@@ -52,8 +52,7 @@ impl ControlPlane {
     /// A token that we sign ourselves; the API server refuses it after `lifetime`, or up to 10 s later where it has just
     /// accepted it. Make `exp`-reading clients happy with more than a minute.
     pub fn sign_token(&self, account: &ServiceAccount, lifetime: Duration) -> Result<String> {
-        self.token_key()
-            .sign(&account.namespace, &account.name, &account.uid, lifetime)
+        self.token_key().sign(&account.namespace, &account.name, &account.uid, lifetime)
     }
 
     /// The kubeconfig file of the administrator.
@@ -128,12 +127,10 @@ pub(super) fn kubeconfig_json(url: &str, authority: &str, user: &Value) -> Value
 
 /// A kube configuration without retries: what fails is seen to fail.
 pub(super) async fn config_from(kubeconfig: Value) -> Result<kube::Config> {
-    let kubeconfig: Kubeconfig =
-        serde_json::from_value(kubeconfig).map_err(Error::doing("read a kubeconfig"))?;
-    let mut config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .map_err(Error::doing("load a kubeconfig"))?;
+    let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig).map_err(Error::doing("read a kubeconfig"))?;
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(Error::doing("load a kubeconfig"))?;
     config.default_retry = false;
     Ok(config)
 }
@@ -144,6 +141,5 @@ pub(crate) fn client_from(config: kube::Config) -> Result<kube::Client> {
 }
 
 fn text(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| Error::Binaries(format!("{} is no UTF-8", path.display())))
+    path.to_str().ok_or_else(|| Error::Binaries(format!("{} is no UTF-8", path.display())))
 }

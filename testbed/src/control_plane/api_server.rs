@@ -73,21 +73,12 @@ impl ApiServer {
         };
         let log = work.path().join(format!("{name}.log"));
         let served = Arc::clone(served);
-        let spec =
-            Spec::new(name, programs.join("kube-apiserver"), arguments, log).ready(move || {
-                let mut paths = vec!["/readyz".to_owned()];
-                paths.extend(
-                    served
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .clone(),
-                );
-                probe(config.clone(), paths)
-            });
-        Ok(Self {
-            process: Process::start(spec).await?,
-            port,
-        })
+        let spec = Spec::new(name, programs.join("kube-apiserver"), arguments, log).ready(move || {
+            let mut paths = vec!["/readyz".to_owned()];
+            paths.extend(served.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            probe(config.clone(), paths)
+        });
+        Ok(Self { process: Process::start(spec).await?, port })
     }
 
     /// The process, to be stopped, killed and restarted.
@@ -112,13 +103,8 @@ pub(super) async fn probe(mut config: kube::Config, paths: Vec<String>) -> Resul
     config.read_timeout = Some(Duration::from_secs(2));
     let client = client_from(config).map_err(|error| error.to_string())?;
     for path in paths {
-        let request = Request::get(&path)
-            .body(Vec::new())
-            .map_err(|error| error.to_string())?;
-        client
-            .request_text(request)
-            .await
-            .map_err(|error| format!("{path}: {error}"))?;
+        let request = Request::get(&path).body(Vec::new()).map_err(|error| error.to_string())?;
+        client.request_text(request).await.map_err(|error| format!("{path}: {error}"))?;
     }
     Ok(())
 }

@@ -19,12 +19,7 @@ pub struct Resource {
 impl Resource {
     /// Any kind.
     pub fn new(group: &str, version: &str, kind: &str, plural: &str) -> Self {
-        Self {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            kind: kind.to_owned(),
-            plural: plural.to_owned(),
-        }
+        Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned(), plural: plural.to_owned() }
     }
 
     /// The demo's Workflow (`count/workflows.argoproj.io`).
@@ -39,11 +34,7 @@ impl Resource {
 
     /// `group/version`, or the version alone for the core.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() {
-            self.version.clone()
-        } else {
-            format!("{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// Its key in a quota's hard list.
@@ -57,10 +48,7 @@ impl Resource {
 
     /// For kube's dynamic API.
     pub fn api_resource(&self) -> ApiResource {
-        ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::gvk(&self.group, &self.version, &self.kind),
-            &self.plural,
-        )
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(&self.group, &self.version, &self.kind), &self.plural)
     }
 
     /// A small object of it.
@@ -112,8 +100,5 @@ pub(super) fn standard() -> Vec<Value> {
         "x-kubernetes-preserve-unknown-fields": true,
         "properties": {"size": {"type": "integer", "minimum": 0}},
     });
-    vec![
-        definition(&Resource::workflows(), &open),
-        definition(&Resource::widgets(), &sized),
-    ]
+    vec![definition(&Resource::workflows(), &open), definition(&Resource::widgets(), &sized)]
 }

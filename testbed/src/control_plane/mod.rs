@@ -88,8 +88,7 @@ impl ControlPlane {
         loop {
             tries += 1;
             match Box::pin(Self::start_once(options.clone())).await {
-                Err(Error::Died { log, .. })
-                    if tries < 4 && log.contains("address already in use") => {}
+                Err(Error::Died { log, .. }) if tries < 4 && log.contains("address already in use") => {}
                 result => return result,
             }
         }
@@ -99,24 +98,11 @@ impl ControlPlane {
         let programs = binaries::folder(Group::Kube).await?;
         let work = Workdir::new("kube")?;
         let secrets = Secrets::new(&work)?;
-        let ports = Ports {
-            etcd: Port::reserve()?,
-            peer: Port::reserve()?,
-            controller_manager: Port::reserve()?,
-        };
+        let ports = Ports { etcd: Port::reserve()?, peer: Port::reserve()?, controller_manager: Port::reserve()? };
         let etcd = Process::start(etcd(&programs, &work, &ports, options.fsync)).await?;
         let served = api_server::Served::default();
         let etcd_address = ports.etcd.address();
-        let apiserver = ApiServer::start(
-            &programs,
-            &work,
-            etcd_address,
-            &secrets,
-            &options,
-            &served,
-            0,
-        )
-        .await?;
+        let apiserver = ApiServer::start(&programs, &work, etcd_address, &secrets, &options, &served, 0).await?;
         let mut plane = Self {
             controller_manager: None,
             apiserver,
@@ -167,11 +153,9 @@ impl ControlPlane {
 
     /// The controller manager; an error where the options left it out.
     pub fn controller_manager(&self) -> Result<&Process> {
-        self.controller_manager.as_ref().ok_or_else(|| {
-            Error::Binaries(
-                "this control plane was started without a controller manager".to_owned(),
-            )
-        })
+        self.controller_manager
+            .as_ref()
+            .ok_or_else(|| Error::Binaries("this control plane was started without a controller manager".to_owned()))
     }
 
     /// `https://127.0.0.1:port` of the first API server.
@@ -198,19 +182,12 @@ impl ControlPlane {
     pub async fn compact_etcd(&self) -> Result<u64> {
         let limit = Duration::from_secs(10);
         let call = async |path: &str, body: Value| -> Result<Value> {
-            let (status, answer) = http_client::call(
-                Method::POST,
-                self.ports.etcd.address(),
-                path,
-                Bytes::from(body.to_string()),
-                limit,
-            )
-            .await?;
+            let (status, answer) =
+                http_client::call(Method::POST, self.ports.etcd.address(), path, Bytes::from(body.to_string()), limit)
+                    .await?;
             if !status.is_success() {
                 let text = String::from_utf8_lossy(&answer).into_owned();
-                return Err(Error::doing::<String>(format!("etcd {path} ({status})"))(
-                    text,
-                ));
+                return Err(Error::doing::<String>(format!("etcd {path} ({status})"))(text));
             }
             serde_json::from_slice(&answer).map_err(Error::doing(format!("etcd {path}")))
         };
@@ -220,11 +197,7 @@ impl ControlPlane {
             .and_then(Value::as_str)
             .and_then(|text| text.parse::<u64>().ok())
             .ok_or_else(|| Error::doing::<String>("etcd's status")(status.to_string()))?;
-        call(
-            "/v3/kv/compaction",
-            json!({"revision": revision.to_string(), "physical": true}),
-        )
-        .await?;
+        call("/v3/kv/compaction", json!({"revision": revision.to_string(), "physical": true})).await?;
         Ok(revision)
     }
 
@@ -242,18 +215,11 @@ impl ControlPlane {
     }
 
     async fn start_controller_manager(&self) -> Result<Process> {
-        let user = self
-            .secrets
-            .authority
-            .client("system:kube-controller-manager", None)?;
+        let user = self.secrets.authority.client("system:kube-controller-manager", None)?;
         let kubeconfig = self.write_numbered(
             "kubeconfig-controller-manager",
-            &access::kubeconfig_json(
-                &self.url(),
-                &self.secrets.authority.base64(),
-                &access::certificate_user(&user),
-            )
-            .to_string(),
+            &access::kubeconfig_json(&self.url(), &self.secrets.authority.base64(), &access::certificate_user(&user))
+                .to_string(),
         )?;
         let kubeconfig = kubeconfig.display();
         let folder = self.work.path().display();
@@ -272,9 +238,7 @@ impl ControlPlane {
             format!("--root-ca-file={folder}/ca.crt"),
         ];
         arguments.extend(self.options.controller_manager_arguments());
-        let config = self
-            .config_at(&Login::Admin, &format!("https://{}", port.address()))
-            .await?;
+        let config = self.config_at(&Login::Admin, &format!("https://{}", port.address())).await?;
         let spec = Spec::new(
             "kube-controller-manager",
             self.programs.join("kube-controller-manager"),
@@ -297,11 +261,7 @@ impl Secrets {
         work.write("sa.key", tokens.private_pem())?;
         work.write("sa.pub", tokens.public_pem())?;
         work.write("audit.yaml", AUDIT_POLICY)?;
-        Ok(Self {
-            admin: authority.client("testbed-admin", Some("system:masters"))?,
-            authority,
-            tokens,
-        })
+        Ok(Self { admin: authority.client("testbed-admin", Some("system:masters"))?, authority, tokens })
     }
 }
 
@@ -321,11 +281,6 @@ fn etcd(programs: &std::path::Path, work: &Workdir, ports: &Ports, fsync: bool) 
         arguments.push("--unsafe-no-fsync".to_owned());
     }
     let address: SocketAddr = ports.etcd.address();
-    Spec::new(
-        "etcd",
-        programs.join("etcd"),
-        arguments,
-        work.path().join("etcd.log"),
-    )
-    .ready(move || async move { http_client::probe(address, "/health").await })
+    Spec::new("etcd", programs.join("etcd"), arguments, work.path().join("etcd.log"))
+        .ready(move || async move { http_client::probe(address, "/health").await })
 }

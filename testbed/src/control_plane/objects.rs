@@ -23,19 +23,13 @@ impl ControlPlane {
     /// A new namespace whose name begins with `prefix`, with its default service account where a controller manager
     /// makes one.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
-        let stamp = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis())
-            % 100_000_000;
+        let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()) % 100_000_000;
         let number = NAMESPACES.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}-{stamp}-{number}");
         let client = self.client().await?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let object = Namespace {
-            metadata: kube::api::ObjectMeta {
-                name: Some(name.clone()),
-                ..Default::default()
-            },
+            metadata: kube::api::ObjectMeta { name: Some(name.clone()), ..Default::default() },
             ..Default::default()
         };
         namespaces
@@ -43,8 +37,7 @@ impl ControlPlane {
             .await
             .map_err(Error::doing(format!("create namespace {name}")))?;
         if self.controller_manager.is_some() {
-            let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
-                Api::namespaced(client, &name);
+            let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client, &name);
             wait::until_true("the default service account", SOON, || {
                 let accounts = accounts.clone();
                 async move { matches!(accounts.get_opt("default").await, Ok(Some(_))) }
@@ -61,12 +54,7 @@ impl ControlPlane {
     }
 
     /// As [`quota`](Self::quota), without waiting for its status.
-    pub async fn quota_unready(
-        &self,
-        namespace: &str,
-        name: &str,
-        hard: &[(&str, &str)],
-    ) -> Result<()> {
+    pub async fn quota_unready(&self, namespace: &str, name: &str, hard: &[(&str, &str)]) -> Result<()> {
         let hard: BTreeMap<_, _> = hard.iter().copied().collect();
         let object = json!({
             "apiVersion": "v1",
@@ -74,8 +62,7 @@ impl ControlPlane {
             "metadata": {"name": name, "namespace": namespace},
             "spec": {"hard": hard},
         });
-        let object: ResourceQuota =
-            serde_json::from_value(object).map_err(Error::doing("write a quota"))?;
+        let object: ResourceQuota = serde_json::from_value(object).map_err(Error::doing("write a quota"))?;
         self.quotas(namespace)
             .await?
             .create(&PostParams::default(), &object)
@@ -85,13 +72,7 @@ impl ControlPlane {
     }
 
     /// Changes one key of spec.hard (`None` removes it); back when the status follows.
-    pub async fn set_hard(
-        &self,
-        namespace: &str,
-        name: &str,
-        key: &str,
-        value: Option<&str>,
-    ) -> Result<()> {
+    pub async fn set_hard(&self, namespace: &str, name: &str, key: &str, value: Option<&str>) -> Result<()> {
         let patch = json!({"spec": {"hard": {key: value}}});
         self.quotas(namespace)
             .await?
@@ -130,26 +111,17 @@ impl ControlPlane {
         let field = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str);
         let name = field("/metadata/name").unwrap_or_default();
         let what = format!("apply {} {name}", field("/kind").unwrap_or("an object"));
-        let kind: GroupVersionKind =
-            serde_json::from_value::<kube::core::TypeMeta>(manifest.clone())
-                .map_err(Error::doing(what.clone()))
-                .and_then(|types| {
-                    GroupVersionKind::try_from(types).map_err(Error::doing(what.clone()))
-                })?;
+        let kind: GroupVersionKind = serde_json::from_value::<kube::core::TypeMeta>(manifest.clone())
+            .map_err(Error::doing(what.clone()))
+            .and_then(|types| GroupVersionKind::try_from(types).map_err(Error::doing(what.clone())))?;
         let client = self.client().await?;
-        let (resource, _) = kube::discovery::pinned_kind(&client, &kind)
-            .await
-            .map_err(Error::doing(what.clone()))?;
+        let (resource, _) = kube::discovery::pinned_kind(&client, &kind).await.map_err(Error::doing(what.clone()))?;
         let objects: Api<DynamicObject> = match field("/metadata/namespace") {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         };
         objects
-            .patch(
-                name,
-                &PatchParams::apply("testbed").force(),
-                &Patch::Apply(manifest),
-            )
+            .patch(name, &PatchParams::apply("testbed").force(), &Patch::Apply(manifest))
             .await
             .map_err(Error::doing(what))
     }
@@ -158,16 +130,9 @@ impl ControlPlane {
     ///
     /// `rules` is the list of a Role, for instance
     /// `json!([{"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["create", "get"]}])`.
-    pub async fn service_account(
-        &self,
-        namespace: &str,
-        name: &str,
-        rules: &Value,
-    ) -> Result<ServiceAccount> {
+    pub async fn service_account(&self, namespace: &str, name: &str, rules: &Value) -> Result<ServiceAccount> {
         let place = json!({"name": name, "namespace": namespace});
-        let account = self
-            .apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": place}))
-            .await?;
+        let account = self.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": place})).await?;
         let account = ServiceAccount {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -189,17 +154,10 @@ impl ControlPlane {
         }))
         .await?;
         let last = rules.as_array().and_then(|rules| rules.last());
-        let word = |list: &str| {
-            last.and_then(|rule| rule.pointer(&format!("/{list}/0")))
-                .and_then(Value::as_str)
-        };
-        if let (Some(group), Some(resource), Some(verb)) =
-            (word("apiGroups"), word("resources"), word("verbs"))
-        {
+        let word = |list: &str| last.and_then(|rule| rule.pointer(&format!("/{list}/0"))).and_then(Value::as_str);
+        if let (Some(group), Some(resource), Some(verb)) = (word("apiGroups"), word("resources"), word("verbs")) {
             wait::until_true("the rights of a service account", SOON, || async {
-                self.may(&account.user(), namespace, verb, group, resource)
-                    .await
-                    .is_ok_and(|allowed| allowed)
+                self.may(&account.user(), namespace, verb, group, resource).await.is_ok_and(|allowed| allowed)
             })
             .await?;
         }
@@ -207,14 +165,7 @@ impl ControlPlane {
     }
 
     /// Whether the API server allows a user something now.
-    pub async fn may(
-        &self,
-        user: &str,
-        namespace: &str,
-        verb: &str,
-        group: &str,
-        resource: &str,
-    ) -> Result<bool> {
+    pub async fn may(&self, user: &str, namespace: &str, verb: &str, group: &str, resource: &str) -> Result<bool> {
         use k8s_openapi::api::authorization::v1::SubjectAccessReview;
         let review: SubjectAccessReview = serde_json::from_value(json!({
             "spec": {
@@ -227,22 +178,13 @@ impl ControlPlane {
         }))
         .map_err(Error::doing("write an access review"))?;
         let reviews: Api<SubjectAccessReview> = Api::all(self.client().await?);
-        let answer = reviews
-            .create(&PostParams::default(), &review)
-            .await
-            .map_err(Error::doing("ask for rights"))?;
+        let answer = reviews.create(&PostParams::default(), &review).await.map_err(Error::doing("ask for rights"))?;
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
 
     /// Creates an object of a kind.
-    pub async fn create(
-        &self,
-        resource: &Resource,
-        namespace: &str,
-        object: &Value,
-    ) -> Result<DynamicObject> {
-        let object: DynamicObject =
-            serde_json::from_value(object.clone()).map_err(Error::doing("write an object"))?;
+    pub async fn create(&self, resource: &Resource, namespace: &str, object: &Value) -> Result<DynamicObject> {
+        let object: DynamicObject = serde_json::from_value(object.clone()).map_err(Error::doing("write an object"))?;
         self.objects(resource, namespace)
             .await?
             .create(&PostParams::default(), &object)
@@ -268,24 +210,12 @@ impl ControlPlane {
             .list_metadata(&ListParams::default())
             .await
             .map_err(Error::doing(format!("list {}", resource.plural)))?;
-        Ok(list
-            .items
-            .into_iter()
-            .filter_map(|object| object.metadata.name)
-            .collect())
+        Ok(list.items.into_iter().filter_map(|object| object.metadata.name).collect())
     }
 
     /// The API of a kind's objects, as administrator.
-    pub async fn objects(
-        &self,
-        resource: &Resource,
-        namespace: &str,
-    ) -> Result<Api<DynamicObject>> {
-        Ok(Api::namespaced_with(
-            self.client().await?,
-            namespace,
-            &resource.api_resource(),
-        ))
+    pub async fn objects(&self, resource: &Resource, namespace: &str) -> Result<Api<DynamicObject>> {
+        Ok(Api::namespaced_with(self.client().await?, namespace, &resource.api_resource()))
     }
 
     /// Makes CustomResourceDefinitions; back when all are served. A controller manager that runs already notices them
@@ -297,16 +227,12 @@ impl ControlPlane {
         let made = definitions.iter().map(|definition| {
             let api = api.clone();
             async move {
-                let object: DynamicObject = serde_json::from_value(definition.clone())
-                    .map_err(Error::doing("write a definition"))?;
+                let object: DynamicObject =
+                    serde_json::from_value(definition.clone()).map_err(Error::doing("write a definition"))?;
                 let name = object.metadata.name.clone().unwrap_or_default();
-                api.create(&PostParams::default(), &object)
-                    .await
-                    .map_err(Error::doing(format!("define {name}")))?;
+                api.create(&PostParams::default(), &object).await.map_err(Error::doing(format!("define {name}")))?;
                 wait::until_true(&format!("{name} to be established"), SOON, || async {
-                    api.get(&name)
-                        .await
-                        .is_ok_and(|object| established(&object))
+                    api.get(&name).await.is_ok_and(|object| established(&object))
                 })
                 .await?;
                 self.until_served(path(definition)).await
@@ -323,10 +249,7 @@ impl ControlPlane {
             async { answer.await.is_ok() }
         })
         .await?;
-        self.served
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(path);
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).push(path);
         Ok(())
     }
 
@@ -336,29 +259,17 @@ impl ControlPlane {
 
     async fn quota_settled(&self, namespace: &str, name: &str) -> Result<()> {
         let quotas = self.quotas(namespace).await?;
-        wait::until_true(
-            &format!("the status of quota {namespace}/{name}"),
-            Duration::from_secs(60),
-            || async { quotas.get(name).await.is_ok_and(|quota| settled(&quota)) },
-        )
+        wait::until_true(&format!("the status of quota {namespace}/{name}"), Duration::from_secs(60), || async {
+            quotas.get(name).await.is_ok_and(|quota| settled(&quota))
+        })
         .await
     }
 }
 
 /// Where the objects of a definition are listed.
 fn path(definition: &Value) -> String {
-    let text = |pointer: &str| {
-        definition
-            .pointer(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
-    format!(
-        "/apis/{}/{}/{}?limit=1",
-        text("/spec/group"),
-        text("/spec/versions/0/name"),
-        text("/spec/names/plural")
-    )
+    let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    format!("/apis/{}/{}/{}?limit=1", text("/spec/group"), text("/spec/versions/0/name"), text("/spec/names/plural"))
 }
 
 fn settled(quota: &ResourceQuota) -> bool {
@@ -368,22 +279,16 @@ fn settled(quota: &ResourceQuota) -> bool {
     let used = status.and_then(|status| status.used.as_ref());
     match (spec, hard, used) {
         (None, None, _) => true,
-        (Some(spec), Some(hard), Some(used)) => {
-            spec == hard && spec.keys().all(|key| used.contains_key(key))
-        }
+        (Some(spec), Some(hard), Some(used)) => spec == hard && spec.keys().all(|key| used.contains_key(key)),
         (None | Some(_), _, _) => spec.is_none_or(BTreeMap::is_empty),
     }
 }
 
 fn established(definition: &DynamicObject) -> bool {
-    definition
-        .data
-        .pointer("/status/conditions")
-        .and_then(Value::as_array)
-        .is_some_and(|conditions| {
-            conditions.iter().any(|condition| {
-                condition.get("type").and_then(Value::as_str) == Some("Established")
-                    && condition.get("status").and_then(Value::as_str) == Some("True")
-            })
+    definition.data.pointer("/status/conditions").and_then(Value::as_array).is_some_and(|conditions| {
+        conditions.iter().any(|condition| {
+            condition.get("type").and_then(Value::as_str) == Some("Established")
+                && condition.get("status").and_then(Value::as_str) == Some("True")
         })
+    })
 }

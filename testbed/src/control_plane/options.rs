@@ -39,10 +39,7 @@ pub struct ControlPlaneOptions {
 impl ControlPlaneOptions {
     /// Those of the controller manager's own defaults.
     pub fn with_controller_manager_defaults() -> Self {
-        Self {
-            controller_manager: ControllerManager::Defaults,
-            ..Self::default()
-        }
+        Self { controller_manager: ControllerManager::Defaults, ..Self::default() }
     }
 
     pub(super) fn controller_manager_arguments(&self) -> Vec<String> {
@@ -54,10 +51,7 @@ impl ControlPlaneOptions {
             period = period.or(Some(Duration::from_secs(5)));
         }
         if let Some(period) = period {
-            arguments.push(format!(
-                "--resource-quota-sync-period={}ms",
-                period.as_millis()
-            ));
+            arguments.push(format!("--resource-quota-sync-period={}ms", period.as_millis()));
         }
         let mut controllers = vec![
             "resourcequota-controller",

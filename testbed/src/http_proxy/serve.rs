@@ -26,9 +26,7 @@ type Body = UnsyncBoxBody<Bytes, Broken>;
 
 /// Binds before the proxy says where it is.
 pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(Error::doing(format!("listen on {address}")))
+    TcpListener::bind(address).await.map_err(Error::doing(format!("listen on {address}")))
 }
 
 pub(super) async fn accept(inner: Arc<Inner>, listener: TcpListener) {
@@ -54,19 +52,13 @@ async fn serve(inner: &Arc<Inner>, client: TcpStream) {
     let Ok(stream) = inner.acceptor.accept(client).await else {
         return;
     };
-    let upstream = Arc::new(Upstream {
-        inner: Arc::clone(inner),
-        sender: Mutex::new(None),
-    });
+    let upstream = Arc::new(Upstream { inner: Arc::clone(inner), sender: Mutex::new(None) });
     let service = service_fn(move |request| {
         let upstream = Arc::clone(&upstream);
         async move { upstream.answer(request).await }
     });
     // An error is a connection that was broken, mostly by us.
-    hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .ok();
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
 struct Upstream {
@@ -79,11 +71,7 @@ impl Upstream {
         self.inner.requests.fetch_add(1, Ordering::Relaxed);
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(broken)?.to_bytes();
-        let target = parts
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str())
-            .to_owned();
+        let target = parts.uri.path_and_query().map_or("", |target| target.as_str()).to_owned();
         let acting = self.inner.rules.acting(&parts.method, &target, &body);
         for set in &acting {
             set.count();
@@ -93,31 +81,18 @@ impl Upstream {
                 Action::DelayBefore(delay) => tokio::time::sleep(*delay).await,
                 Action::HoldBefore => set.until_released().await,
                 Action::Cut => return Err(broken("cut")),
-                Action::Answer {
-                    status,
-                    headers,
-                    body,
-                } => {
-                    let mut response = Response::builder()
-                        .status(*status)
-                        .header(header::CONTENT_TYPE, "application/json");
+                Action::Answer { status, headers, body } => {
+                    let mut response =
+                        Response::builder().status(*status).header(header::CONTENT_TYPE, "application/json");
                     for (name, value) in headers {
                         response = response.header(name, value);
                     }
-                    return response
-                        .body(whole(Bytes::from(body.to_string())))
-                        .map_err(broken);
+                    return response.body(whole(Bytes::from(body.to_string()))).map_err(broken);
                 }
-                Action::Count
-                | Action::DelayAfter(_)
-                | Action::HoldAfter
-                | Action::HoldBody
-                | Action::DropReply => {}
+                Action::Count | Action::DelayAfter(_) | Action::HoldAfter | Action::HoldBody | Action::DropReply => {}
             }
         }
-        let response = self
-            .pass_on(Request::from_parts(parts, Full::new(body)))
-            .await?;
+        let response = self.pass_on(Request::from_parts(parts, Full::new(body))).await?;
         let mut held: Option<watch::Receiver<bool>> = None;
         for set in &acting {
             match &set.action {
@@ -129,11 +104,7 @@ impl Upstream {
                     response.into_body().collect().await.map_err(broken)?;
                     return Err(broken("reply dropped"));
                 }
-                Action::Count
-                | Action::DelayBefore(_)
-                | Action::HoldBefore
-                | Action::Cut
-                | Action::Answer { .. } => {}
+                Action::Count | Action::DelayBefore(_) | Action::HoldBefore | Action::Cut | Action::Answer { .. } => {}
             }
         }
         Ok(response.map(|body| match held {
@@ -157,9 +128,7 @@ impl Upstream {
         let stream = TcpStream::connect(self.inner.upstream).await?;
         stream.set_nodelay(true)?;
         let stream = self.inner.connector.connect(stream).await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends when the sender is dropped, with the client's connection.
         tasks::spawn(async move {
             connection.await.ok();
@@ -184,9 +153,7 @@ fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Broken {
 }
 
 fn whole(body: Bytes) -> Body {
-    Full::new(body)
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body whose frames wait until they are released.

@@ -22,8 +22,7 @@ pub(super) struct Acceptor(TlsAcceptor);
 impl Connector {
     pub(super) fn new(authority: &Authority) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        let root = CertificateDer::from_pem_slice(authority.pem().as_bytes())
-            .map_err(Error::doing(WHAT))?;
+        let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).map_err(Error::doing(WHAT))?;
         roots.add(root).map_err(Error::doing(WHAT))?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -33,10 +32,7 @@ impl Connector {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    pub(super) async fn connect(
-        &self,
-        stream: TcpStream,
-    ) -> std::io::Result<client::TlsStream<TcpStream>> {
+    pub(super) async fn connect(&self, stream: TcpStream) -> std::io::Result<client::TlsStream<TcpStream>> {
         let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
         self.0.connect(name, stream).await
     }
@@ -45,10 +41,8 @@ impl Connector {
 impl Acceptor {
     pub(super) fn new(authority: &Authority) -> Result<Self> {
         let serving = authority.serving_loopback()?;
-        let chain = CertificateDer::from_pem_slice(serving.certificate.as_bytes())
-            .map_err(Error::doing(WHAT))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(serving.key.as_bytes()).map_err(Error::doing(WHAT))?;
+        let chain = CertificateDer::from_pem_slice(serving.certificate.as_bytes()).map_err(Error::doing(WHAT))?;
+        let key = PrivateKeyDer::from_pem_slice(serving.key.as_bytes()).map_err(Error::doing(WHAT))?;
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(Error::doing(WHAT))?
@@ -58,10 +52,7 @@ impl Acceptor {
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    pub(super) async fn accept(
-        &self,
-        stream: TcpStream,
-    ) -> std::io::Result<server::TlsStream<TcpStream>> {
+    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<server::TlsStream<TcpStream>> {
         self.0.accept(stream).await
     }
 }

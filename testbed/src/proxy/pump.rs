@@ -61,12 +61,7 @@ pub(super) async fn both(
     cut: &CancellationToken,
 ) -> End {
     let doomed = AtomicBool::new(false);
-    let pump = |direction| Pump {
-        inner,
-        direction,
-        lanes: inner.lane(direction).subscribe(),
-        doomed: &doomed,
-    };
+    let pump = |direction| Pump { inner, direction, lanes: inner.lane(direction).subscribe(), doomed: &doomed };
     // Borrowed halves: owned ones would say goodbye with a FIN where a reset is wanted.
     let (client_read, client_write) = client.split();
     let (server_read, server_write) = server.split();
@@ -91,11 +86,7 @@ impl Pump<'_> {
         tokio::try_join!(read(from, sender), self.write(to, receiver)).map(|_| ())
     }
 
-    async fn write(
-        mut self,
-        mut to: WriteHalf<'_>,
-        mut chunks: mpsc::Receiver<(Instant, Bytes)>,
-    ) -> Result<(), End> {
+    async fn write(mut self, mut to: WriteHalf<'_>, mut chunks: mpsc::Receiver<(Instant, Bytes)>) -> Result<(), End> {
         while let Some((read_at, chunk)) = chunks.recv().await {
             if self.admitted(read_at).await == Flow::Blackhole {
                 continue;
@@ -147,15 +138,11 @@ impl Pump<'_> {
         let part = chunk.get(..allowed).unwrap_or(chunk);
         to.write_all(part).await.map_err(|_broken| End::Cut)?;
         let delivered = u64::try_from(part.len()).unwrap_or_default();
-        self.inner
-            .delivered(self.direction)
-            .fetch_add(delivered, Ordering::Relaxed);
+        self.inner.delivered(self.direction).fetch_add(delivered, Ordering::Relaxed);
         if part.len() < chunk.len() {
             after = Some(End::Cut);
             // Only this connection: the next one starts without a budget.
-            self.inner
-                .budget(self.direction)
-                .store(u64::MAX, Ordering::Relaxed);
+            self.inner.budget(self.direction).store(u64::MAX, Ordering::Relaxed);
         }
         after.map_or(Ok(()), Err)
     }
@@ -165,10 +152,7 @@ impl Pump<'_> {
 async fn read(mut from: ReadHalf<'_>, chunks: mpsc::Sender<(Instant, Bytes)>) -> Result<(), End> {
     loop {
         let mut buffer = BytesMut::with_capacity(READ);
-        let count = from
-            .read_buf(&mut buffer)
-            .await
-            .map_err(|_broken| End::Cut)?;
+        let count = from.read_buf(&mut buffer).await.map_err(|_broken| End::Cut)?;
         let sent = chunks.send((Instant::now(), buffer.freeze())).await;
         if count == 0 || sent.is_err() {
             return Ok(());

@@ -106,11 +106,7 @@ impl Tally {
 
     /// The names that are alive.
     pub fn names_alive(&self) -> BTreeSet<&str> {
-        self.alive
-            .iter()
-            .filter_map(|uid| self.objects.get(uid))
-            .map(|seen| seen.name.as_str())
-            .collect()
+        self.alive.iter().filter_map(|uid| self.objects.get(uid)).map(|seen| seen.name.as_str()).collect()
     }
 
     /// How many objects each name ever had.
@@ -219,12 +215,7 @@ impl fmt::Display for Tally {
 
 /// Watches for ever, over every outage. It goes on from where it was; only where the API server has forgotten that
 /// does it begin again with a list.
-pub(super) async fn watch(
-    config: kube::Config,
-    resource: ApiResource,
-    namespace: String,
-    tally: watch::Sender<Tally>,
-) {
+pub(super) async fn watch(config: kube::Config, resource: ApiResource, namespace: String, tally: watch::Sender<Tally>) {
     let mut version: Option<String> = None;
     // A client for each try: what was wrong with a connection is not carried on.
     while !tally.is_closed() {
@@ -238,11 +229,7 @@ pub(super) async fn watch(
 }
 
 /// One watch call, and the list before it where there is no version to go on from. `None`: it failed.
-async fn follow(
-    api: &Api<DynamicObject>,
-    version: &mut Option<String>,
-    tally: &watch::Sender<Tally>,
-) -> Option<()> {
+async fn follow(api: &Api<DynamicObject>, version: &mut Option<String>, tally: &watch::Sender<Tally>) -> Option<()> {
     let from = match version.clone() {
         Some(from) => from,
         None => {
@@ -287,12 +274,7 @@ async fn follow(
 }
 
 /// Quorum lists beside the watch: a second pair of eyes for how many are alive.
-pub(super) async fn list(
-    config: kube::Config,
-    resource: ApiResource,
-    namespace: String,
-    tally: watch::Sender<Tally>,
-) {
+pub(super) async fn list(config: kube::Config, resource: ApiResource, namespace: String, tally: watch::Sender<Tally>) {
     let Ok(client) = client_from(config) else {
         return;
     };

@@ -18,14 +18,8 @@ async fn a_quota_refuses_and_is_replenished_after_a_delete() {
         let object = widgets.object(name);
         plane.create(&widgets, &namespace, &object).await.unwrap();
     }
-    let refused = plane
-        .create(&widgets, &namespace, &widgets.object("c"))
-        .await
-        .unwrap_err();
-    assert!(
-        refused.to_string().contains("exceeded quota: q"),
-        "{refused}"
-    );
+    let refused = plane.create(&widgets, &namespace, &widgets.object("c")).await.unwrap_err();
+    assert!(refused.to_string().contains("exceeded quota: q"), "{refused}");
 
     plane.delete(&widgets, &namespace, "a").await.unwrap();
     wait::until_true("a free slot", SOON, || async {
@@ -42,10 +36,7 @@ async fn a_quota_refuses_and_is_replenished_after_a_delete() {
     let created = audit.created(&widgets, &namespace);
     assert_eq!(created.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
 
-    plane
-        .set_hard(&namespace, "q", &key, Some("5"))
-        .await
-        .unwrap();
+    plane.set_hard(&namespace, "q", &key, Some("5")).await.unwrap();
     plane.delete_quota(&namespace, "q").await.unwrap();
 }
 
@@ -65,10 +56,7 @@ async fn the_schema_of_widgets_refuses_what_is_no_size() {
     let widgets = Resource::widgets();
     let mut object = widgets.object("wrong");
     object["spec"]["size"] = json!("much");
-    let refused = plane
-        .create(&widgets, &namespace, &object)
-        .await
-        .unwrap_err();
+    let refused = plane.create(&widgets, &namespace, &object).await.unwrap_err();
     assert!(refused.to_string().contains("spec.size"), "{refused}");
     let codes = plane.audit().unwrap().post_codes(&widgets, &namespace);
     assert_eq!(codes.into_keys().collect::<Vec<_>>(), [422]);
@@ -78,24 +66,16 @@ async fn the_schema_of_widgets_refuses_what_is_no_size() {
 async fn a_token_that_we_sign_has_the_rights_of_its_account_until_it_expires() {
     let plane = ControlPlane::shared().await.unwrap();
     let namespace = plane.namespace("token").await.unwrap();
-    let rules =
-        json!([{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["create"]}]);
-    let account = plane
-        .service_account(&namespace, "maker", &rules)
-        .await
-        .unwrap();
+    let rules = json!([{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["create"]}]);
+    let account = plane.service_account(&namespace, "maker", &rules).await.unwrap();
     let widgets = Resource::widgets();
 
     let lifetime = Duration::from_secs(3);
     let token = plane.sign_token(&account, lifetime).unwrap();
-    let client = plane
-        .client_at(&Login::Token(token), &plane.url())
-        .await
-        .unwrap();
+    let client = plane.client_at(&Login::Token(token), &plane.url()).await.unwrap();
     let api: kube::Api<kube::api::DynamicObject> =
         kube::Api::namespaced_with(client, &namespace, &widgets.api_resource());
-    let object: kube::api::DynamicObject =
-        serde_json::from_value(widgets.object("by-token")).unwrap();
+    let object: kube::api::DynamicObject = serde_json::from_value(widgets.object("by-token")).unwrap();
     api.create(&Default::default(), &object).await.unwrap();
 
     let forbidden = api.list(&Default::default()).await.unwrap_err();
@@ -114,10 +94,7 @@ async fn a_client_certificate_makes_a_user() {
     let plane = ControlPlane::shared().await.unwrap();
     let namespace = plane.namespace("user").await.unwrap();
     let somebody = plane.certificate("somebody", None).unwrap();
-    let client = plane
-        .client_at(&Login::Certificate(somebody), &plane.url())
-        .await
-        .unwrap();
+    let client = plane.client_at(&Login::Certificate(somebody), &plane.url()).await.unwrap();
     let api: kube::Api<kube::api::DynamicObject> =
         kube::Api::namespaced_with(client, &namespace, &Resource::widgets().api_resource());
     let refused = api.list(&Default::default()).await.unwrap_err();

@@ -9,9 +9,7 @@ use crate::SOON;
 
 #[tokio::test]
 async fn every_part_can_be_stopped_killed_and_restarted_on_its_port() {
-    let plane = ControlPlane::start(ControlPlaneOptions::default())
-        .await
-        .unwrap();
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
     let namespace = plane.namespace("break").await.unwrap();
     let widgets = Resource::widgets();
     let key = widgets.quota_key();
@@ -38,9 +36,7 @@ async fn every_part_can_be_stopped_killed_and_restarted_on_its_port() {
     plane.compact_etcd().await.unwrap();
     plane.apiserver().process().restart().await.unwrap();
     assert_eq!(plane.url(), url);
-    wait::until_true("410 for the old version", SOON, || forgotten(&api, &old))
-        .await
-        .unwrap();
+    wait::until_true("410 for the old version", SOON, || forgotten(&api, &old)).await.unwrap();
 
     // Killed: objects survive, and the quota controller goes on.
     plane.etcd().restart().await.unwrap();
@@ -48,10 +44,7 @@ async fn every_part_can_be_stopped_killed_and_restarted_on_its_port() {
     let manager = plane.controller_manager().unwrap();
     manager.kill().await.unwrap();
     plane.delete(&widgets, &namespace, "before").await.unwrap();
-    assert_eq!(
-        plane.used(&namespace, "q", &key).await.unwrap().as_deref(),
-        Some("2")
-    );
+    assert_eq!(plane.used(&namespace, "q", &key).await.unwrap().as_deref(), Some("2"));
     manager.start_again().await.unwrap();
     wait::until_true("replenishment", SOON, || async {
         plane.used(&namespace, "q", &key).await.unwrap().as_deref() == Some("1")
@@ -71,12 +64,8 @@ async fn two_api_servers_serve_one_etcd() {
     let namespace = plane.namespace("two").await.unwrap();
     let second = plane.second_apiserver().await.unwrap();
     let widgets = Resource::widgets();
-    let client = plane
-        .client_at(&testbed::Login::Admin, &second.url())
-        .await
-        .unwrap();
-    let there: Api<DynamicObject> =
-        Api::namespaced_with(client, &namespace, &widgets.api_resource());
+    let client = plane.client_at(&testbed::Login::Admin, &second.url()).await.unwrap();
+    let there: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &widgets.api_resource());
     let object = serde_json::from_value(widgets.object("there")).unwrap();
     there.create(&Default::default(), &object).await.unwrap();
     assert_eq!(plane.names(&widgets, &namespace).await.unwrap(), ["there"]);
@@ -89,19 +78,11 @@ async fn two_api_servers_serve_one_etcd() {
 #[tokio::test]
 async fn what_ends_too_early_shows_its_last_lines_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = process::Spec::new(
-        "short-lived",
-        "sh",
-        ["-c", "echo the reason >&2; exit 3"],
-        folder.path().join("log"),
-    )
-    .ready(|| async { Err("never".to_owned()) });
+    let spec =
+        process::Spec::new("short-lived", "sh", ["-c", "echo the reason >&2; exit 3"], folder.path().join("log"))
+            .ready(|| async { Err("never".to_owned()) });
     match process::Process::start(spec).await.unwrap_err() {
-        Error::Died {
-            program,
-            status,
-            log,
-        } => {
+        Error::Died { program, status, log } => {
             assert_eq!(program, "short-lived");
             assert!(status.contains('3'), "{status}");
             assert_eq!(log, "the reason");

@@ -68,14 +68,8 @@ async fn nothing_is_left(child: &str, signal: Option<Signal>) {
         kill_process(Pid::from_child(&process), signal).unwrap();
     }
     process.wait().unwrap();
-    wait::until_true("the end of the child's server", SOON, || async {
-        !runs(server)
-    })
-    .await
-    .unwrap();
-    wait::until_true("the end of its folder", SOON, || async { !store.exists() })
-        .await
-        .unwrap();
+    wait::until_true("the end of the child's server", SOON, || async { !runs(server) }).await.unwrap();
+    wait::until_true("the end of its folder", SOON, || async { !store.exists() }).await.unwrap();
 }
 
 #[tokio::test]
@@ -107,11 +101,7 @@ fn tell(nats: &Nats) {
     };
     let folder = nats.process().log().parent().unwrap();
     let half = report.with_extension("half");
-    std::fs::write(
-        &half,
-        format!("{}\n{}", nats.process().pid(), folder.display()),
-    )
-    .unwrap();
+    std::fs::write(&half, format!("{}\n{}", nats.process().pid(), folder.display())).unwrap();
     std::fs::rename(half, report).unwrap();
 }
 

@@ -11,12 +11,8 @@ use crate::SOON;
 
 #[tokio::test]
 async fn a_killed_server_comes_back_on_its_port_with_its_store() {
-    let nats = Nats::start(NatsOptions {
-        sync_interval: Some("always".to_owned()),
-        ..Default::default()
-    })
-    .await
-    .unwrap();
+    let nats =
+        Nats::start(NatsOptions { sync_interval: Some("always".to_owned()), ..Default::default() }).await.unwrap();
     let url = nats.url();
     let jetstream = jetstream::new(nats.connect().await.unwrap());
     stream(&jetstream, 1).await;
@@ -29,10 +25,7 @@ async fn a_killed_server_comes_back_on_its_port_with_its_store() {
     assert_eq!(nats.url(), url);
     let jetstream = jetstream::new(nats.connect().await.unwrap());
     let messages = stream_messages(&jetstream, "EVENTS").await.unwrap();
-    let payloads: Vec<_> = messages
-        .iter()
-        .map(|message| &message.payload[..])
-        .collect();
+    let payloads: Vec<_> = messages.iter().map(|message| &message.payload[..]).collect();
     assert_eq!(payloads.len(), 10);
     assert_eq!(payloads[9], b"9");
     assert_eq!(messages[0].sequence, 1);
@@ -48,17 +41,9 @@ async fn a_stopped_server_is_silent_and_goes_on() {
     drop(silent);
     let jetstream = jetstream::new(client);
     let waiting = jetstream.query_account();
-    assert!(
-        tokio::time::timeout(Duration::from_secs(1), waiting)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_err());
     nats.process().cont().unwrap();
-    wait::until_true("an answer", SOON, || async {
-        jetstream.query_account().await.is_ok()
-    })
-    .await
-    .unwrap();
+    wait::until_true("an answer", SOON, || async { jetstream.query_account().await.is_ok() }).await.unwrap();
 }
 
 #[tokio::test]
@@ -73,10 +58,7 @@ async fn three_servers_form_a_cluster_and_choose_a_new_leader() {
     let old = first.address();
     first.process().kill().await.unwrap();
     wait::until_true("another leader", SOON, || async {
-        cluster
-            .leader()
-            .await
-            .is_some_and(|leader| leader.address() != old)
+        cluster.leader().await.is_some_and(|leader| leader.address() != old)
     })
     .await
     .unwrap();
@@ -107,10 +89,7 @@ async fn tls_and_logins_are_asked_for() {
     let options = async_nats::ConnectOptions::with_user_and_password("u".into(), "p".into())
         .require_tls(true)
         .add_root_certificates(write("ca.crt", &authority.pem()))
-        .add_client_certificate(
-            write("client.crt", &client.certificate),
-            write("client.key", &client.key),
-        );
+        .add_client_certificate(write("client.crt", &client.certificate), write("client.key", &client.key));
     options.connect(nats.url()).await.unwrap();
     nats.connect().await.unwrap_err();
 }

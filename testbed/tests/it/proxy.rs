@@ -37,18 +37,14 @@ async fn echo() -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
 
 async fn read(stream: &mut TcpStream, count: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; count];
-    tokio::time::timeout(SOON, stream.read_exact(&mut bytes))
-        .await
-        .unwrap()?;
+    tokio::time::timeout(SOON, stream.read_exact(&mut bytes)).await.unwrap()?;
     Ok(bytes)
 }
 
 async fn silent(stream: &mut TcpStream) -> bool {
     let mut byte = [0];
     let patience = Duration::from_millis(200);
-    tokio::time::timeout(patience, stream.read(&mut byte))
-        .await
-        .is_err()
+    tokio::time::timeout(patience, stream.read(&mut byte)).await.is_err()
 }
 
 #[track_caller]
@@ -67,9 +63,7 @@ async fn bytes_pass_and_are_counted() {
     assert_eq!(proxy.bytes(Direction::ToServer), 3);
     assert_eq!(proxy.bytes(Direction::ToClient), 4);
     drop(client);
-    wait::until_true("the end of it", SOON, || async { proxy.open() == 0 })
-        .await
-        .unwrap();
+    wait::until_true("the end of it", SOON, || async { proxy.open() == 0 }).await.unwrap();
 }
 
 #[tokio::test]
@@ -197,10 +191,7 @@ async fn a_connection_is_cut_in_the_middle_of_a_frame() {
     proxy.cut_after_bytes(Direction::ToClient, 3);
     client.write_all(b"abcdef").await.unwrap();
     let mut bytes = Vec::new();
-    tokio::time::timeout(SOON, client.read_to_end(&mut bytes))
-        .await
-        .unwrap()
-        .unwrap_err();
+    tokio::time::timeout(SOON, client.read_to_end(&mut bytes)).await.unwrap().unwrap_err();
     assert!(bytes.len() <= 3, "{bytes:?}");
     assert_eq!(proxy.bytes(Direction::ToClient), 3);
 }
@@ -208,9 +199,7 @@ async fn a_connection_is_cut_in_the_middle_of_a_frame() {
 #[tokio::test]
 async fn a_server_that_is_away_resets_its_clients() {
     let (server, _got) = echo().await;
-    let proxy = FaultProxy::start("127.0.0.1:1".parse().unwrap())
-        .await
-        .unwrap();
+    let proxy = FaultProxy::start("127.0.0.1:1".parse().unwrap()).await.unwrap();
     let mut client = TcpStream::connect(proxy.address()).await.unwrap();
     reset(&read(&mut client, 1).await.unwrap_err());
     proxy.set_upstream(server);

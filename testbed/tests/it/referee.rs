@@ -33,16 +33,9 @@ async fn the_verdict_names_what_is_lost_and_doubled() {
     assert_eq!(verdict.lost, ["3"]);
     assert_eq!(verdict.doubled, ["1", "a"]);
     assert_eq!(verdict.most_alive, 2);
-    assert_eq!(
-        (verdict.posts, verdict.posts_201, verdict.refusals_403),
-        (3, 3, 0)
-    );
+    assert_eq!((verdict.posts, verdict.posts_201, verdict.refusals_403), (3, 3, 0));
     assert!(!verdict.is_clean());
-    assert!(
-        verdict
-            .to_string()
-            .starts_with("3 created, 1 lost, 2 doubled, most alive at once 2")
-    );
+    assert!(verdict.to_string().starts_with("3 created, 1 lost, 2 doubled, most alive at once 2"));
     assert!(!referee.verdict_of(&audit, CAUSE, 2).is_clean());
 }
 
@@ -64,14 +57,7 @@ async fn the_referee_goes_on_after_a_restart_and_finds_what_it_missed() {
     plane.delete(&widgets, &namespace, "before").await.unwrap();
     referee.until_created(2, SOON).await.unwrap();
     referee.until_alive(1, SOON).await.unwrap();
-    assert_eq!(
-        referee
-            .tally()
-            .names_alive()
-            .into_iter()
-            .collect::<Vec<_>>(),
-        ["after"]
-    );
+    assert_eq!(referee.tally().names_alive().into_iter().collect::<Vec<_>>(), ["after"]);
     let audit = plane.audit().unwrap();
     assert!(referee.verdict(&audit, CAUSE, ["1", "2"]).is_clean());
 }
@@ -82,32 +68,18 @@ async fn objects_are_finished_by_age_at_random_and_on_demand() {
     let namespace = plane.namespace("finish").await.unwrap();
     let widgets = Resource::widgets();
     let referee = Referee::watch(plane, &widgets, &namespace).await.unwrap();
-    let finisher = Finisher::start(plane, &widgets, &namespace, Pace::OnDemand)
-        .await
-        .unwrap();
+    let finisher = Finisher::start(plane, &widgets, &namespace, Pace::OnDemand).await.unwrap();
     for number in 0..10 {
-        make(
-            plane,
-            &namespace,
-            &format!("w{number}"),
-            &format!("{number}"),
-        )
-        .await;
+        make(plane, &namespace, &format!("w{number}"), &format!("{number}")).await;
     }
     referee.until_alive(10, SOON).await.unwrap();
     assert!(finisher.finish_one().await.unwrap().is_some());
     referee.until_alive(9, SOON).await.unwrap();
-    let pace = Pace::AtRandom {
-        per_second: 50.0,
-        seed: 7,
-    };
+    let pace = Pace::AtRandom { per_second: 50.0, seed: 7 };
     finisher.set_pace(pace).await.unwrap();
     referee.until_alive(0, SOON).await.unwrap();
 
-    finisher
-        .set_pace(Pace::After(Duration::from_millis(300)))
-        .await
-        .unwrap();
+    finisher.set_pace(Pace::After(Duration::from_millis(300))).await.unwrap();
     make(plane, &namespace, "old", "old").await;
     referee.until_created(11, SOON).await.unwrap();
     referee.until_alive(0, SOON).await.unwrap();
