@@ -84,6 +84,12 @@ impl Projection {
         }
     }
 
+    /// The API server's versions began again, lower than ours.
+    pub(super) fn rewind(&mut self, version: u64, now: Instant) {
+        self.record.rewind(version);
+        self.owe(now);
+    }
+
     /// Facts of one moment: the stream's last sequence and the consumer's ack floor, up to which everything is done.
     /// True when the stream has lost its end, so that nothing known of it holds any more.
     pub(super) fn facts(&mut self, last_sequence: u64, ack_floor: u64, now: Instant) -> bool {

@@ -294,7 +294,7 @@ impl<'a> Session<'a> {
             Done::Quotas { result: Ok(views), began } => self.ledger.quotas_listed(views, began, now),
             Done::Quotas { result: Err(error), began: _ } => {
                 self.trouble("quotas", &error);
-                self.ledger.quotas_read_failed();
+                self.ledger.quotas_read_failed(now);
             }
             Done::Checked { kind, result: Ok(sights), began } => {
                 let objects: Vec<SeenObject> = sights.iter().map(seen_object).collect();
@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
             }
             Done::Checked { kind, result: Err(error), began: _ } => {
                 self.trouble("objects", &error);
-                self.ledger.objects_check_failed(&kind);
+                self.ledger.objects_check_failed(&kind, now);
             }
             Done::Record(result) => {
                 self.record_writing = false;
@@ -368,7 +368,12 @@ impl<'a> Session<'a> {
         for sight in objects {
             self.projection.saw(sight, now);
         }
-        if gap {
+        let rewound = version < self.projection.record().version();
+        if rewound {
+            tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
+            self.projection.rewind(version, now);
+        }
+        if gap || rewound {
             let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
             self.projection.mark_gap(upto, now);
             tracing::warn!(

@@ -11,9 +11,9 @@ use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, QuotaFault, Sight};
 use crate::ledger::QuotaUpdate;
 
-/// How long one watch call lives. The API server sends a bookmark before its end, so this bounds both how long a
-/// half-open connection goes unnoticed and how late the record's version moves where nothing happens.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one watch call lives. The API server sends a bookmark in the last two seconds of it, so this bounds both how
+/// long a half-open connection goes unnoticed and how late the record's version moves where nothing happens.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a failed call, growing to the second.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -175,7 +175,8 @@ async fn watch_objects(
             }
         };
         tell(to, Seen::Objects { objects, version: listed, began, gap }).await?;
-        let mut from = resume.take().unwrap_or(listed);
+        // A version that the API server has not reached would never be told of, nor called too old.
+        let mut from = resume.take().filter(|version| *version <= listed).unwrap_or(listed);
         'resume: loop {
             let mut watch = match cluster.watch(kind, namespace, from, WATCH_TIMEOUT).await {
                 Ok(watch) => watch,

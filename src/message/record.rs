@@ -203,6 +203,12 @@ impl Record {
         self.version = self.version.max(version);
     }
 
+    /// The versions of the API server began again (another cluster, or one restored from a backup): what was done
+    /// stays done, and from here on its versions count. To be followed by [`Self::mark_gap`].
+    pub fn rewind(&mut self, version: u64) {
+        self.version = version;
+    }
+
     /// The watch could not go on where it was (`410 Gone`), and a list took its place.
     ///
     /// `handed_out` is the highest sequence that the consumer had delivered when the list ended: what was delivered

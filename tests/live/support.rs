@@ -1,0 +1,327 @@
+//! What the live tests share: a sensor as a process of its own beside the test bed, and how to look at it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde_json::{Value, json};
+use testbed::control_plane::Login;
+use testbed::process::{Process, Spec};
+use testbed::{ControlPlane, Nats, Referee, Resource, Verdict, wait};
+
+/// Long enough for a loaded machine of two cores; a test that needs it has failed anyway.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A namespace of its own on a control plane, a stream on a NATS, and what a sensor there is started with.
+pub(crate) struct Stage<'p> {
+    pub(crate) plane: &'p ControlPlane,
+    pub(crate) namespace: String,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) nats_url: String,
+    pub(crate) nats: async_nats::Client,
+    pub(crate) stream: String,
+    pub(crate) sensor: String,
+    folder: tempfile::TempDir,
+    env: BTreeMap<String, String>,
+    file: String,
+}
+
+/// The sensor file of most tests: a Workflow per message.
+pub(crate) fn workflow_file(sensor: &str, stream: &str) -> String {
+    format!(
+        r#"name: {sensor}
+stream: {stream}
+subject: {stream}.>
+trigger:
+  name: create-workflow
+  kubernetes:
+    object:
+      apiVersion: argoproj.io/v1alpha1
+      kind: Workflow
+      metadata:
+        generateName: order-
+        labels: {{app: "${{{{ event.subject }}}}"}}
+      spec:
+        entrypoint: main
+        arguments: {{parameters: [{{name: id, value: "${{{{ event.data.id }}}}"}}]}}
+"#
+    )
+}
+
+impl<'p> Stage<'p> {
+    /// A namespace with the quota `team` on workflows, and an empty stream.
+    pub(crate) async fn new(plane: &'p ControlPlane, nats: &Nats, name: &str, hard: &str) -> Self {
+        let stage = Self::without_quota(plane, nats, name).await;
+        let key = Resource::workflows().quota_key();
+        plane.quota(&stage.namespace, "team", &[(&key, hard)]).await.unwrap();
+        stage
+    }
+
+    pub(crate) async fn without_quota(plane: &'p ControlPlane, nats: &Nats, name: &str) -> Self {
+        let namespace = plane.namespace(name).await.unwrap();
+        let client = nats.connect().await.unwrap();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let sensor = format!("s{number}-{name}");
+        let stream = format!("EVENTS{number}");
+        jetstream::new(client.clone())
+            .create_stream(jetstream::stream::Config {
+                name: stream.clone(),
+                subjects: vec![format!("{stream}.>")],
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        let file = workflow_file(&sensor, &stream);
+        let mut env = BTreeMap::new();
+        for (variable, value) in [
+            ("BACKPRESSURE_QUOTA_NAME", "team"),
+            ("BACKPRESSURE_SOURCE", "apiserver"),
+            ("METRICS_PORT", "0"),
+            ("LOG_LEVEL", "info"),
+            // Short, so that a test which waits for a lost number does not wait long.
+            ("BACKPRESSURE_SIGNAL_MAX_AGE", "3s"),
+            ("CREATE_TIMEOUT", "2s"),
+            ("ACK_WAIT", "6s"),
+        ] {
+            env.insert(variable.to_owned(), value.to_owned());
+        }
+        env.insert("BACKPRESSURE_QUOTA_NAMESPACE".to_owned(), namespace.clone());
+        env.insert("POD_NAME".to_owned(), format!("{sensor}-pod"));
+        Self {
+            plane,
+            kubeconfig: plane.kubeconfig_admin().unwrap(),
+            nats_url: nats.url(),
+            nats: client,
+            namespace,
+            stream,
+            sensor,
+            folder: tempfile::tempdir().unwrap(),
+            env,
+            file,
+        }
+    }
+
+    pub(crate) fn set(&mut self, variable: &str, value: &str) -> &mut Self {
+        self.env.insert(variable.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(crate) fn unset(&mut self, variable: &str) -> &mut Self {
+        self.env.remove(variable);
+        self
+    }
+
+    pub(crate) fn file(&mut self, text: &str) -> &mut Self {
+        self.file = text.to_owned();
+        self
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A login of the test's own instead of the administrator's.
+    pub(crate) fn login(&mut self, login: &Login) -> &mut Self {
+        self.kubeconfig = self.plane.kubeconfig(login).unwrap();
+        self
+    }
+
+    /// How the sensor is started.
+    pub(crate) fn spec(&self) -> Spec {
+        let path = self.folder.path().join("sensor.yaml");
+        std::fs::write(&path, &self.file).unwrap();
+        let log = self.folder.path().join(format!("{}.log", self.sensor));
+        let mut spec = Spec::new("jetgate", env!("CARGO_BIN_EXE_jetgate"), ["sensor"], log)
+            .env("SENSOR_FILE", path.to_string_lossy())
+            .env("KUBECONFIG", self.kubeconfig.to_string_lossy())
+            .env("NATS_URL", &self.nats_url);
+        for (variable, value) in &self.env {
+            spec = spec.env(variable, value);
+        }
+        spec
+    }
+
+    /// Starts the sensor and waits until it is ready.
+    pub(crate) async fn start(&self) -> Sensor {
+        let sensor = self.spawn();
+        sensor.until_ready().await;
+        sensor
+    }
+
+    /// Starts the sensor.
+    pub(crate) fn spawn(&self) -> Sensor {
+        Sensor { process: Process::spawn(self.spec()).unwrap() }
+    }
+
+    pub(crate) fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.nats.clone())
+    }
+
+    /// Publishes messages with ids from..to and waits for their acknowledgement.
+    pub(crate) async fn publish(&self, ids: std::ops::Range<usize>) {
+        let js = self.jetstream();
+        let mut acks = Vec::new();
+        for id in ids {
+            let payload = json!({"id": format!("{id}")}).to_string();
+            acks.push(js.publish(format!("{}.order", self.stream), payload.into()).await.unwrap());
+        }
+        for ack in acks {
+            ack.await.unwrap();
+        }
+    }
+
+    pub(crate) async fn referee(&self) -> Referee {
+        Referee::watch(self.plane, &Resource::workflows(), &self.namespace).await.unwrap()
+    }
+
+    /// The referee's judgement by message: each has exactly one object.
+    pub(crate) fn verdict(&self, referee: &Referee, expected: usize) -> Verdict {
+        referee.verdict_of(&self.plane.audit().unwrap(), "jetgate.dev/message", expected)
+    }
+
+    /// Messages that the consumer has not finished with: pending and unacknowledged.
+    pub(crate) async fn waiting(&self) -> (u64, u64) {
+        let stream = self.jetstream().get_stream(&self.stream).await.unwrap();
+        let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(&self.sensor).await.unwrap();
+        let info = consumer.get_info().await.unwrap();
+        (info.num_pending, info.num_ack_pending as u64)
+    }
+
+    pub(crate) async fn until_drained(&self) {
+        wait::until_true("every message acknowledged", LONG, || async { self.waiting().await == (0, 0) }).await.unwrap();
+    }
+
+    /// Dead letters so far.
+    pub(crate) async fn dead_letters(&self) -> u64 {
+        match self.jetstream().get_stream(format!("{}-dead", self.stream)).await {
+            Ok(stream) => stream.cached_info().state.messages,
+            Err(_) => 0,
+        }
+    }
+}
+
+/// A running sensor.
+pub(crate) struct Sensor {
+    pub(crate) process: Process,
+}
+
+impl Sensor {
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.process.log()).unwrap_or_default()
+    }
+
+    /// Lines of the log with this message.
+    pub(crate) fn lines(&self, msg: &str) -> Vec<Value> {
+        self.log()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|line| line["msg"].as_str().is_some_and(|text| text.contains(msg)))
+            .collect()
+    }
+
+    /// Where metrics and health are.
+    pub(crate) async fn address(&self) -> String {
+        wait::until("the sensor says where its metrics are", LONG, || async {
+            let line = self.lines("metrics and health").pop()?;
+            let port = line["address"].as_str()?.rsplit(':').next()?.to_owned();
+            Some(format!("127.0.0.1:{port}"))
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", self.process.last_log_lines(30)))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
+        get(&self.address().await, path).await
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        let ready = wait::until_true("the sensor is ready", LONG, || async {
+            assert!(self.process.is_alive(), "the sensor ended:\n{}", self.process.last_log_lines(30));
+            matches!(self.get("/readyz").await, Some((200, _)))
+        })
+        .await;
+        ready.unwrap_or_else(|error| panic!("{error}\n{}", self.process.last_log_lines(30)));
+    }
+
+    /// The sum of a metric over the series whose labels contain all of `labels`; none where there is no such series.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await?;
+        let mut found = None;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let (series_name, series_labels) = series.split_once('{').unwrap_or((series, ""));
+            if series_name == name && labels.iter().all(|label| series_labels.contains(label)) {
+                found = Some(found.unwrap_or(0.0) + value.parse::<f64>().unwrap());
+            }
+        }
+        found
+    }
+
+    pub(crate) async fn until_metric(&self, name: &str, labels: &[&str], holds: impl Fn(f64) -> bool) -> f64 {
+        let mut last = None;
+        let limit = LONG;
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(value) = self.metric(name, labels).await {
+                last = Some(value);
+                if holds(value) {
+                    return value;
+                }
+            }
+            assert!(
+                begun.elapsed() < limit,
+                "{name}{labels:?} is {last:?}\n{}",
+                self.process.last_log_lines(20)
+            );
+            tokio::task::yield_now().await;
+            wait::until_true("a moment", Duration::from_millis(200), || async { begun.elapsed() > Duration::ZERO }).await.unwrap();
+        }
+    }
+
+    pub(crate) async fn state(&self) -> Value {
+        let (_, text) = self.get("/debug/state").await.unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The reason of the gate, or none where it is open.
+    pub(crate) async fn reason(&self) -> Option<String> {
+        self.state().await["gate"]["reason"].as_str().map(str::to_owned)
+    }
+
+    pub(crate) async fn until_reason(&self, reason: Option<&str>) {
+        let wanted = reason.map(str::to_owned);
+        let reached = wait::until_true(&format!("the gate's reason is {reason:?}"), LONG, || async {
+            self.reason().await == wanted
+        })
+        .await;
+        if let Err(error) = reached {
+            panic!("{error}; it is {:?}\n{}", self.reason().await, self.process.last_log_lines(20));
+        }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) async fn stop(&self) -> Option<i32> {
+        self.process.terminate().unwrap();
+        self.process.wait_exit(Duration::from_secs(40)).await.unwrap().code()
+    }
+}
+
+/// A plain HTTP GET on loopback.
+pub(crate) async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let work = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let code = head.split(' ').nth(1)?.parse().ok()?;
+        Some((code, body.to_owned()))
+    };
+    tokio::time::timeout(Duration::from_secs(10), work).await.ok()?
+}
