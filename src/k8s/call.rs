@@ -20,8 +20,7 @@ pub(super) const FIELD_MANAGER: &str = "jetgate";
 
 const JSON: &str = "application/json";
 /// Metadata alone, also of an API server that cannot leave the rest out.
-pub(super) const METADATA: &str =
-    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 pub(super) const METADATA_LIST: &str =
     "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
 
@@ -35,10 +34,7 @@ pub(super) struct Address {
 impl Address {
     /// `path` is written as it is.
     pub(super) fn new(path: &str) -> Self {
-        Self {
-            text: path.to_owned(),
-            queried: false,
-        }
+        Self { text: path.to_owned(), queried: false }
     }
 
     /// The collection of a kind; `namespace` does not matter for a cluster-scoped one.
@@ -46,15 +42,9 @@ impl Address {
         let address = if kind.group.is_empty() {
             Self::new("/api").segment(&kind.version)
         } else {
-            Self::new("/apis")
-                .segment(&kind.group)
-                .segment(&kind.version)
+            Self::new("/apis").segment(&kind.group).segment(&kind.version)
         };
-        let address = if kind.namespaced {
-            address.segment("namespaces").segment(namespace)
-        } else {
-            address
-        };
+        let address = if kind.namespaced { address.segment("namespaces").segment(namespace) } else { address };
         address.segment(&kind.plural)
     }
 
@@ -82,8 +72,7 @@ impl Address {
             } else {
                 self.text.push('%');
                 for digit in [byte >> 4, byte & 15] {
-                    self.text
-                        .push(HEX.get(usize::from(digit)).copied().map_or('0', char::from));
+                    self.text.push(HEX.get(usize::from(digit)).copied().map_or('0', char::from));
                 }
             }
         }
@@ -95,10 +84,7 @@ impl Address {
         // Only ASCII that is legal in a path was written, so this does not fail; if it did, the server refuses "/".
         *request.uri_mut() = self.text.parse().unwrap_or_default();
         let headers = request.headers_mut();
-        headers.insert(
-            header::USER_AGENT,
-            header::HeaderValue::from_static(USER_AGENT),
-        );
+        headers.insert(header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT));
         if let Ok(accept) = accept.parse() {
             headers.insert(header::ACCEPT, accept);
         }
@@ -132,19 +118,10 @@ impl Cluster {
     }
 
     /// A call whose whole answer is wanted; what is no success is an error.
-    async fn exchange(
-        &self,
-        lane: Lane,
-        request: Request<Vec<u8>>,
-        timeout: Duration,
-    ) -> Result<Bytes, CallError> {
+    async fn exchange(&self, lane: Lane, request: Request<Vec<u8>>, timeout: Duration) -> Result<Bytes, CallError> {
         self.limited(lane, timeout, async |used: Borrowed| {
             let response = answer(&used.client, request).await?;
-            response
-                .into_body()
-                .collect_bytes()
-                .await
-                .map_err(CallError::from_kube)
+            response.into_body().collect_bytes().await.map_err(CallError::from_kube)
         })
         .await
     }
@@ -165,9 +142,7 @@ impl Cluster {
         .await;
         match (&outcome, used) {
             (Err(_), Some(used)) => self.connections_doubted(&used),
-            (Ok(Err(CallError::Refused(status))), Some(used))
-                if status.code == StatusCode::UNAUTHORIZED =>
-            {
+            (Ok(Err(CallError::Refused(status))), Some(used)) if status.code == StatusCode::UNAUTHORIZED => {
                 self.credentials_rejected(&used);
             }
             _ => {}
@@ -177,34 +152,18 @@ impl Cluster {
 }
 
 /// The head of a successful answer; any other one is read and becomes the error.
-pub(super) async fn answer(
-    client: &kube::Client,
-    request: Request<Vec<u8>>,
-) -> Result<Response<Body>, CallError> {
-    let response = client
-        .send(request.map(Body::from))
-        .await
-        .map_err(CallError::from_kube)?;
+pub(super) async fn answer(client: &kube::Client, request: Request<Vec<u8>>) -> Result<Response<Body>, CallError> {
+    let response = client.send(request.map(Body::from)).await.map_err(CallError::from_kube)?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     let retry_after = retry_after(response.headers());
-    let body = response
-        .into_body()
-        .collect_bytes()
-        .await
-        .map_err(CallError::from_kube)?;
+    let body = response.into_body().collect_bytes().await.map_err(CallError::from_kube)?;
     Err(CallError::refused(status.as_u16(), &body, retry_after))
 }
 
 /// The header in its form in seconds, the only one that API servers send.
 fn retry_after(headers: &HeaderMap) -> Option<u32> {
-    headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }

@@ -132,12 +132,7 @@ impl Cluster {
         Self::build(Box::new(move || client.clone()), false, namespace, options)
     }
 
-    fn build(
-        open: OpenClient,
-        renewable: bool,
-        namespace: String,
-        options: ClusterOptions,
-    ) -> Self {
+    fn build(open: OpenClient, renewable: bool, namespace: String, options: ClusterOptions) -> Self {
         let now = clock::now();
         let state = State {
             credentials: 0,
@@ -148,16 +143,9 @@ impl Cluster {
             watch: Pool::open(&open, 0, now),
             open,
         };
-        let shared = Shared {
-            options,
-            namespace,
-            renewable,
-            state: Mutex::new(state),
-            reload: tokio::sync::Mutex::new(()),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared =
+            Shared { options, namespace, renewable, state: Mutex::new(state), reload: tokio::sync::Mutex::new(()) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The namespace of the pod or of the kubeconfig's context.
@@ -186,9 +174,7 @@ impl Cluster {
 
     fn must_reload(&self, now: Instant) -> bool {
         let state = self.shared.lock();
-        self.shared.renewable
-            && state.rejected
-            && now.duration_since(state.loaded_at) >= RENEWAL_PAUSE
+        self.shared.renewable && state.rejected && now.duration_since(state.loaded_at) >= RENEWAL_PAUSE
     }
 
     /// The server answered 401. Tokens are re-read by kube too, but by the wall clock and once a minute.
@@ -225,12 +211,7 @@ impl State {
     fn borrow(&mut self, lane: Lane) -> Borrowed {
         let credentials = self.credentials;
         let pool = self.pool(lane);
-        Borrowed {
-            client: pool.client.clone(),
-            lane,
-            pool: pool.generation,
-            credentials,
-        }
+        Borrowed { client: pool.client.clone(), lane, pool: pool.generation, credentials }
     }
 
     fn reloaded(&mut self, loaded: Result<(OpenClient, String), ConnectError>, now: Instant) {
@@ -265,11 +246,7 @@ impl State {
 
 impl Pool {
     fn open(open: &OpenClient, generation: u64, now: Instant) -> Self {
-        Self {
-            client: open(),
-            generation,
-            opened_at: now,
-        }
+        Self { client: open(), generation, opened_at: now }
     }
 }
 
@@ -302,8 +279,7 @@ async fn configuration(path: Option<PathBuf>) -> Result<Config, ConnectError> {
             cluster.proxy_url = Some(NO_PROXY.to_owned());
         }
     }
-    let mut config =
-        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     match config.proxy_url.take() {
         Some(proxy) if proxy != NO_PROXY => Err(ConnectError::Proxy(proxy)),
         Some(_) | None => Ok(config),

@@ -138,9 +138,9 @@ where
         let connecting = self.inner.call(uri);
         let limit = self.limit;
         Box::pin(async move {
-            tokio::time::timeout(limit, connecting).await.map_err(|_| {
-                io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")
-            })?
+            tokio::time::timeout(limit, connecting)
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))?
         })
     }
 }
@@ -166,11 +166,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let open = prepare(&Config::new(url.parse().unwrap()), Duration::from_secs(5)).unwrap();
         let client = open();
-        let sent = client.send(
-            http::Request::post("/x")
-                .body(Body::from(b"{}".to_vec()))
-                .unwrap(),
-        );
+        let sent = client.send(http::Request::post("/x").body(Body::from(b"{}".to_vec())).unwrap());
         let mut sent = Box::pin(sent);
         let server = tokio::select! {
             server = read_some(&listener) => server,
@@ -179,9 +175,6 @@ mod tests {
         drop(sent);
         // hyper ends its side in order first; the reset comes with the close behind it.
         let reset = server.ready(Interest::ERROR);
-        tokio::time::timeout(Duration::from_secs(5), reset)
-            .await
-            .expect("a reset")
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), reset).await.expect("a reset").unwrap();
     }
 }

@@ -30,8 +30,7 @@ impl Cluster {
         object: &Value,
         timeout: Duration,
     ) -> Result<Sight, CallError> {
-        self.post(kind, namespace, object, timeout, Purpose::Keep)
-            .await
+        self.post(kind, namespace, object, timeout, Purpose::Keep).await
     }
 
     /// Asks whether `object` would be accepted: every check of admission, quota included, and nothing is stored or
@@ -43,9 +42,7 @@ impl Cluster {
         object: &Value,
         timeout: Duration,
     ) -> Result<(), CallError> {
-        self.post(kind, namespace, object, timeout, Purpose::Probe)
-            .await
-            .map(|_| ())
+        self.post(kind, namespace, object, timeout, Purpose::Probe).await.map(|_| ())
     }
 
     async fn post(
@@ -71,25 +68,16 @@ impl Cluster {
             .limited(Lane::Create, timeout, async |used: Borrowed| {
                 let response = call::answer(&used.client, request).await?;
                 head = Some(response.status());
-                let body = response
-                    .into_body()
-                    .collect_bytes()
-                    .await
-                    .map_err(CallError::from_kube)?;
-                let created: WireObject =
-                    serde_json::from_slice(&body).map_err(DecodeError::from)?;
+                let body = response.into_body().collect_bytes().await.map_err(CallError::from_kube)?;
+                let created: WireObject = serde_json::from_slice(&body).map_err(DecodeError::from)?;
                 Ok(created.metadata.sight()?)
             })
             .await;
         match (outcome, head) {
             (Err(_), Some(StatusCode::CREATED)) => Ok(Sight::of_request(object)),
             // A dry run's object has no version.
-            (Err(CallError::Decode(_)), Some(_)) if purpose == Purpose::Probe => {
-                Ok(Sight::of_request(object))
-            }
-            (Err(CallError::Decode(_)), Some(other)) => {
-                Err(DecodeError::NotCreated(other.as_u16()).into())
-            }
+            (Err(CallError::Decode(_)), Some(_)) if purpose == Purpose::Probe => Ok(Sight::of_request(object)),
+            (Err(CallError::Decode(_)), Some(other)) => Err(DecodeError::NotCreated(other.as_u16()).into()),
             (outcome, _) => outcome,
         }
     }

@@ -75,32 +75,21 @@ pub enum DiscoverError {
 impl Cluster {
     /// The kind that a document's `apiVersion` and `kind` name.
     pub async fn discover(&self, api_version: &str, kind: &str) -> Result<Kind, DiscoverError> {
-        let (group, version) =
-            split(api_version).ok_or_else(|| DiscoverError::ApiVersion(api_version.to_owned()))?;
+        let (group, version) = split(api_version).ok_or_else(|| DiscoverError::ApiVersion(api_version.to_owned()))?;
         let Some(resources) = self.resources(group, version).await? else {
             let served = self.versions(group).await?;
-            return Err(DiscoverError::Version {
-                group: group.to_owned(),
-                version: version.to_owned(),
-                served,
-            });
+            return Err(DiscoverError::Version { group: group.to_owned(), version: version.to_owned(), served });
         };
-        resources
-            .iter()
-            .find(|resource| resource.kind == kind)
-            .map_or_else(
-                || {
-                    Err(DiscoverError::Kind {
-                        api_version: api_version.to_owned(),
-                        kind: kind.to_owned(),
-                        nearest: nearest(
-                            kind,
-                            resources.iter().map(|resource| resource.kind.as_str()),
-                        ),
-                    })
-                },
-                |resource| Ok(resource.to_kind(group, version)),
-            )
+        resources.iter().find(|resource| resource.kind == kind).map_or_else(
+            || {
+                Err(DiscoverError::Kind {
+                    api_version: api_version.to_owned(),
+                    kind: kind.to_owned(),
+                    nearest: nearest(kind, resources.iter().map(|resource| resource.kind.as_str())),
+                })
+            },
+            |resource| Ok(resource.to_kind(group, version)),
+        )
     }
 
     /// The kind that a quota's `count/<plural>.<group>` names, in the version that the server prefers.
@@ -121,23 +110,10 @@ impl Cluster {
     }
 
     /// What a group serves in a version, without subresources; None where there is no such group or version.
-    async fn resources(
-        &self,
-        group: &str,
-        version: &str,
-    ) -> Result<Option<Vec<Resource>>, CallError> {
-        let address = if group.is_empty() {
-            Address::new("/api")
-        } else {
-            Address::new("/apis").segment(group)
-        };
+    async fn resources(&self, group: &str, version: &str) -> Result<Option<Vec<Resource>>, CallError> {
+        let address = if group.is_empty() { Address::new("/api") } else { Address::new("/apis").segment(group) };
         let list: Option<Resources> = self.ask(address.segment(version)).await?;
-        Ok(list.map(|list| {
-            list.resources
-                .into_iter()
-                .filter(|resource| !resource.name.contains('/'))
-                .collect()
-        }))
+        Ok(list.map(|list| list.resources.into_iter().filter(|resource| !resource.name.contains('/')).collect()))
     }
 
     /// The versions of a group, the preferred one first.
@@ -147,25 +123,15 @@ impl Cluster {
         }
         let found: Option<Group> = self.ask(Address::new("/apis").segment(group)).await?;
         let found = found.ok_or_else(|| DiscoverError::Group(group.to_owned()))?;
-        let mut versions: Vec<String> = found
-            .versions
-            .into_iter()
-            .map(|served| served.version)
-            .collect();
+        let mut versions: Vec<String> = found.versions.into_iter().map(|served| served.version).collect();
         if let Some(preferred) = found.preferred_version {
             versions.sort_by_key(|version| *version != preferred.version);
         }
         Ok(versions)
     }
 
-    async fn ask<T: serde::de::DeserializeOwned>(
-        &self,
-        address: Address,
-    ) -> Result<Option<T>, CallError> {
-        match self
-            .read(address.get_json(), self.options().read_timeout)
-            .await
-        {
+    async fn ask<T: serde::de::DeserializeOwned>(&self, address: Address) -> Result<Option<T>, CallError> {
+        match self.read(address.get_json(), self.options().read_timeout).await {
             Ok(answer) => Ok(Some(answer)),
             Err(CallError::Refused(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(error),
@@ -220,19 +186,11 @@ fn split(api_version: &str) -> Option<(&str, &str)> {
 }
 
 fn join(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    }
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
 fn group_name(group: &str) -> String {
-    if group.is_empty() {
-        "the core group".to_owned()
-    } else {
-        format!("group {group:?}")
-    }
+    if group.is_empty() { "the core group".to_owned() } else { format!("group {group:?}") }
 }
 
 /// At most three names that somebody may have meant.
@@ -244,19 +202,11 @@ fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Vec<String
         .collect();
     similar.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     similar.dedup();
-    similar
-        .into_iter()
-        .take(3)
-        .map(|(_, name)| name.to_owned())
-        .collect()
+    similar.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
 }
 
 fn suggestion(nearest: &[String]) -> String {
-    if nearest.is_empty() {
-        String::new()
-    } else {
-        format!(": did you mean {}?", nearest.join(" or "))
-    }
+    if nearest.is_empty() { String::new() } else { format!(": did you mean {}?", nearest.join(" or ")) }
 }
 
 #[cfg(test)]
@@ -266,10 +216,7 @@ mod tests {
     #[test]
     fn api_versions() {
         assert_eq!(split("v1"), Some(("", "v1")));
-        assert_eq!(
-            split("argoproj.io/v1alpha1"),
-            Some(("argoproj.io", "v1alpha1"))
-        );
+        assert_eq!(split("argoproj.io/v1alpha1"), Some(("argoproj.io", "v1alpha1")));
         for bad in ["", "/", "/v1", "argoproj.io/", "a/b/c"] {
             assert_eq!(split(bad), None, "{bad:?}");
         }
@@ -287,15 +234,9 @@ mod tests {
             error.to_string(),
             "argoproj.io/v1alpha1 has no kind \"workflow\": did you mean Workflow or WorkflowTemplate?"
         );
-        let error = DiscoverError::Version {
-            group: String::new(),
-            version: "v2".to_owned(),
-            served: vec!["v1".to_owned()],
-        };
-        assert_eq!(
-            error.to_string(),
-            "the API server serves the core group as v1, not \"v2\""
-        );
+        let error =
+            DiscoverError::Version { group: String::new(), version: "v2".to_owned(), served: vec!["v1".to_owned()] };
+        assert_eq!(error.to_string(), "the API server serves the core group as v1, not \"v2\"");
         assert!(nearest("Banana", kinds.into_iter()).is_empty());
     }
 }

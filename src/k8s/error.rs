@@ -82,19 +82,13 @@ impl CallError {
     pub fn status(&self) -> Option<&ApiStatus> {
         match self {
             Self::Refused(status) => Some(status),
-            Self::Expired
-            | Self::Timeout(_)
-            | Self::Connection(_)
-            | Self::Decode(_)
-            | Self::Auth(_) => None,
+            Self::Expired | Self::Timeout(_) | Self::Connection(_) | Self::Decode(_) | Self::Auth(_) => None,
         }
     }
 
     /// The answer of a status code and body; `retry_after` is the header, for answers of other servers on the way.
     pub(super) fn refused(code: u16, body: &[u8], retry_after: Option<u32>) -> Self {
-        let wire = serde_json::from_slice::<kube::core::Status>(body)
-            .ok()
-            .filter(|status| status.code != 0);
+        let wire = serde_json::from_slice::<kube::core::Status>(body).ok().filter(|status| status.code != 0);
         Self::from_status(wire.unwrap_or_else(|| page(code, body)), retry_after)
     }
 
@@ -104,9 +98,7 @@ impl CallError {
             return Self::Expired;
         }
         let details = status.details.unwrap_or_else(no_details);
-        let retry_after = Some(details.retry_after_seconds)
-            .filter(|seconds| *seconds > 0)
-            .or(retry_after);
+        let retry_after = Some(details.retry_after_seconds).filter(|seconds| *seconds > 0).or(retry_after);
         Self::Refused(Box::new(ApiStatus {
             code: status.code,
             reason: status.reason,
@@ -158,11 +150,7 @@ fn is_auth(mut error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn cause(cause: StatusCause) -> Cause {
-    Cause {
-        reason: cause.reason,
-        message: cause.message,
-        field: cause.field,
-    }
+    Cause { reason: cause.reason, message: cause.message, field: cause.field }
 }
 
 fn no_details() -> StatusDetails {

@@ -64,9 +64,7 @@ impl Cluster {
         name: &str,
         timeout: Duration,
     ) -> Result<Option<LeaseView>, CallError> {
-        let found = self
-            .read::<Lease>(collection(namespace).segment(name).get_json(), timeout)
-            .await;
+        let found = self.read::<Lease>(collection(namespace).segment(name).get_json(), timeout).await;
         Ok(found_or_absent(found, name)?.map(view).transpose()?)
     }
 
@@ -78,13 +76,7 @@ impl Cluster {
         claim: &LeaseClaim,
         timeout: Duration,
     ) -> Result<LeaseWrite, CallError> {
-        self.write(
-            Method::POST,
-            collection(namespace),
-            &lease(namespace, name, claim, None),
-            timeout,
-        )
-        .await
+        self.write(Method::POST, collection(namespace), &lease(namespace, name, claim, None), timeout).await
     }
 
     /// Replaces the Lease, if it still is at `resource_version`. One that was deleted meanwhile is made again: the
@@ -98,13 +90,7 @@ impl Cluster {
         timeout: Duration,
     ) -> Result<LeaseWrite, CallError> {
         let lease = lease(namespace, name, claim, Some(resource_version));
-        self.write(
-            Method::PUT,
-            collection(namespace).segment(name),
-            &lease,
-            timeout,
-        )
-        .await
+        self.write(Method::PUT, collection(namespace).segment(name), &lease, timeout).await
     }
 
     async fn write(
@@ -115,18 +101,12 @@ impl Cluster {
         timeout: Duration,
     ) -> Result<LeaseWrite, CallError> {
         let body = serde_json::to_vec(lease).map_err(DecodeError::from)?;
-        let request = address.query("fieldManager", FIELD_MANAGER).request(
-            method.clone(),
-            "application/json",
-            body,
-        );
+        let request = address.query("fieldManager", FIELD_MANAGER).request(method.clone(), "application/json", body);
         match self.read::<Lease>(request, timeout).await {
             Ok(written) => Ok(LeaseWrite::Done(view(written)?)),
             // 409 is a Conflict of a replace or an AlreadyExists of a create. A 404 of a replace would mean that it was
             // deleted; that of a create says that the namespace is missing, which is no conflict.
-            Err(CallError::Refused(status))
-                if status.code == 409 || (status.code == 404 && method == Method::PUT) =>
-            {
+            Err(CallError::Refused(status)) if status.code == 409 || (status.code == 404 && method == Method::PUT) => {
                 Ok(LeaseWrite::Conflict)
             }
             Err(error) => Err(error),
@@ -135,28 +115,18 @@ impl Cluster {
 }
 
 fn collection(namespace: &str) -> Address {
-    Address::new("/apis/coordination.k8s.io/v1/namespaces")
-        .segment(namespace)
-        .segment("leases")
+    Address::new("/apis/coordination.k8s.io/v1/namespaces").segment(namespace).segment("leases")
 }
 
 fn view(lease: Lease) -> Result<LeaseView, DecodeError> {
-    let version = lease
-        .metadata
-        .resource_version
-        .ok_or(DecodeError::Missing("metadata.resourceVersion"))?;
+    let version = lease.metadata.resource_version.ok_or(DecodeError::Missing("metadata.resourceVersion"))?;
     let spec = lease.spec.unwrap_or_default();
     Ok(LeaseView {
         holder: spec.holder_identity.unwrap_or_default(),
         duration: Duration::from_secs(
-            spec.lease_duration_seconds
-                .and_then(|seconds| seconds.try_into().ok())
-                .unwrap_or(0),
+            spec.lease_duration_seconds.and_then(|seconds| seconds.try_into().ok()).unwrap_or(0),
         ),
-        transitions: spec
-            .lease_transitions
-            .and_then(|count| count.try_into().ok())
-            .unwrap_or(0),
+        transitions: spec.lease_transitions.and_then(|count| count.try_into().ok()).unwrap_or(0),
         resource_version: version.parse().map_err(|_| DecodeError::Version(version))?,
         acquired: spec.acquire_time.map(|time| time.0),
         renewed: spec.renew_time.map(|time| time.0),
@@ -175,14 +145,7 @@ fn lease(namespace: &str, name: &str, claim: &LeaseClaim, resource_version: Opti
         spec: Some(LeaseSpec {
             // The API server refuses an empty holder, and a missing one means the same.
             holder_identity: Some(claim.holder.clone()).filter(|holder| !holder.is_empty()),
-            lease_duration_seconds: Some(
-                claim
-                    .duration
-                    .as_secs()
-                    .max(1)
-                    .try_into()
-                    .unwrap_or(i32::MAX),
-            ),
+            lease_duration_seconds: Some(claim.duration.as_secs().max(1).try_into().unwrap_or(i32::MAX)),
             lease_transitions: Some(claim.transitions.try_into().unwrap_or(i32::MAX)),
             acquire_time: Some(MicroTime(claim.acquired.unwrap_or(now))),
             renew_time: Some(MicroTime(now)),

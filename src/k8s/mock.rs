@@ -33,18 +33,9 @@ impl Mock {
     /// `answer` gets method, path and query in one text.
     pub(super) fn new(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         let asked = Asked::default();
-        let server = Server {
-            asked: Arc::clone(&asked),
-            answer: Arc::new(answer),
-        };
-        let options = ClusterOptions {
-            read_timeout: Duration::from_millis(200),
-            ..ClusterOptions::default()
-        };
-        Self {
-            cluster: Cluster::with_client(kube::Client::new(server, "here"), options),
-            asked,
-        }
+        let server = Server { asked: Arc::clone(&asked), answer: Arc::new(answer) };
+        let options = ClusterOptions { read_timeout: Duration::from_millis(200), ..ClusterOptions::default() };
+        Self { cluster: Cluster::with_client(kube::Client::new(server, "here"), options), asked }
     }
 
     pub(super) fn asked(&self) -> Vec<String> {
@@ -81,12 +72,7 @@ impl Service<Request<Body>> for Server {
 }
 
 pub(super) fn text(code: u16, body: impl Into<String>) -> Reply {
-    Reply::Answer(
-        Response::builder()
-            .status(code)
-            .body(Body::from(body.into().into_bytes()))
-            .unwrap(),
-    )
+    Reply::Answer(Response::builder().status(code).body(Body::from(body.into().into_bytes())).unwrap())
 }
 
 pub(super) fn json(code: u16, body: serde_json::Value) -> Reply {

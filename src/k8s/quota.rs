@@ -81,28 +81,16 @@ impl Spec {
     /// A selector without expressions selects everything.
     fn scoped(&self) -> bool {
         let scopes = self.scopes.as_ref().map_or(0, Vec::len);
-        let selector = self
-            .scope_selector
-            .as_ref()
-            .and_then(|selector| selector.match_expressions.as_ref());
+        let selector = self.scope_selector.as_ref().and_then(|selector| selector.match_expressions.as_ref());
         scopes + selector.map_or(0, Vec::len) > 0
     }
 }
 
 impl WireQuota {
     fn view(self) -> Result<Result<QuotaView, QuotaFault>, DecodeError> {
-        let name = self
-            .metadata
-            .name
-            .ok_or(DecodeError::Missing("metadata.name"))?;
-        let uid = self
-            .metadata
-            .uid
-            .ok_or(DecodeError::Missing("metadata.uid"))?;
-        let version = self
-            .metadata
-            .resource_version
-            .ok_or(DecodeError::Missing("metadata.resourceVersion"))?;
+        let name = self.metadata.name.ok_or(DecodeError::Missing("metadata.name"))?;
+        let uid = self.metadata.uid.ok_or(DecodeError::Missing("metadata.uid"))?;
+        let version = self.metadata.resource_version.ok_or(DecodeError::Missing("metadata.resourceVersion"))?;
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
         let view = QuotaView::from_parts(
@@ -122,14 +110,8 @@ impl WireQuota {
             Change::Applied => QuotaEvent::Applied(self.view()?),
             Change::Deleted => QuotaEvent::Deleted {
                 resource_version: self.metadata.version()?,
-                name: self
-                    .metadata
-                    .name
-                    .ok_or(DecodeError::Missing("metadata.name"))?,
-                uid: self
-                    .metadata
-                    .uid
-                    .ok_or(DecodeError::Missing("metadata.uid"))?,
+                name: self.metadata.name.ok_or(DecodeError::Missing("metadata.name"))?,
+                uid: self.metadata.uid.ok_or(DecodeError::Missing("metadata.uid"))?,
             },
             Change::Bookmark => QuotaEvent::Bookmark(self.metadata.version()?),
         })
@@ -138,30 +120,16 @@ impl WireQuota {
 
 impl Cluster {
     /// All quotas of a namespace, readable or not, and the version at which these were all.
-    pub async fn list_quotas(
-        &self,
-        namespace: &str,
-    ) -> Result<(Vec<Result<QuotaView, QuotaFault>>, u64), CallError> {
-        let (quotas, version) = self
-            .list_as(
-                &collection(namespace),
-                "application/json",
-                |quota: WireQuota| quota.view(),
-            )
-            .await?;
+    pub async fn list_quotas(&self, namespace: &str) -> Result<(Vec<Result<QuotaView, QuotaFault>>, u64), CallError> {
+        let (quotas, version) =
+            self.list_as(&collection(namespace), "application/json", |quota: WireQuota| quota.view()).await?;
         Ok((quotas.into_iter().collect::<Result<_, _>>()?, version))
     }
 
     /// One quota, from the store itself; None where it does not exist.
-    pub async fn get_quota(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<QuotaView>, CallError> {
+    pub async fn get_quota(&self, namespace: &str, name: &str) -> Result<Option<QuotaView>, CallError> {
         let address = collection(namespace).segment(name);
-        let found = self
-            .read::<WireQuota>(address.get_json(), self.options().read_timeout)
-            .await;
+        let found = self.read::<WireQuota>(address.get_json(), self.options().read_timeout).await;
         let Some(quota) = found_or_absent(found, name)? else {
             return Ok(None);
         };
@@ -175,19 +143,10 @@ impl Cluster {
         from: u64,
         timeout: Duration,
     ) -> Result<Watch<QuotaEvent>, CallError> {
-        self.watch_as(
-            collection(namespace),
-            "application/json",
-            from,
-            timeout,
-            WireQuota::event,
-        )
-        .await
+        self.watch_as(collection(namespace), "application/json", from, timeout, WireQuota::event).await
     }
 }
 
 fn collection(namespace: &str) -> Address {
-    Address::new("/api/v1/namespaces")
-        .segment(namespace)
-        .segment("resourcequotas")
+    Address::new("/api/v1/namespaces").segment(namespace).segment("resourcequotas")
 }

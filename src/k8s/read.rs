@@ -36,21 +36,12 @@ impl Cluster {
         timeout: Duration,
     ) -> Result<Option<Sight>, CallError> {
         let address = Address::collection(kind, namespace).segment(name);
-        let found = self
-            .read::<WireObject>(address.get(METADATA), timeout)
-            .await;
-        found_or_absent(found, name)?
-            .map(|object| object.metadata.sight().map_err(CallError::from))
-            .transpose()
+        let found = self.read::<WireObject>(address.get(METADATA), timeout).await;
+        found_or_absent(found, name)?.map(|object| object.metadata.sight().map_err(CallError::from)).transpose()
     }
 
     /// The newest version of the store: every write that was answered before the call is at or below it.
-    pub async fn version(
-        &self,
-        kind: &Kind,
-        namespace: &str,
-        timeout: Duration,
-    ) -> Result<u64, CallError> {
+    pub async fn version(&self, kind: &Kind, namespace: &str, timeout: Duration) -> Result<u64, CallError> {
         let address = Address::collection(kind, namespace).query("limit", "1");
         let list: WireList<WireObject> = self.read(address.get(METADATA_LIST), timeout).await?;
         Ok(list.metadata.version()?)
@@ -58,9 +49,7 @@ impl Cluster {
 
     /// All objects and the version at which these were all.
     pub async fn list(&self, kind: &Kind, namespace: &str) -> Result<(Vec<Sight>, u64), CallError> {
-        let (objects, version) = self
-            .list_as(&Address::collection(kind, namespace), METADATA_LIST, sight)
-            .await?;
+        let (objects, version) = self.list_as(&Address::collection(kind, namespace), METADATA_LIST, sight).await?;
         Ok((objects.into_iter().collect::<Result<_, _>>()?, version))
     }
 
@@ -80,10 +69,7 @@ impl Cluster {
                 Some(next) => address.query("continue", next),
                 None => address,
             };
-            let page: WireList<T> = match self
-                .read(address.get(accept), self.options().read_timeout)
-                .await
-            {
+            let page: WireList<T> = match self.read(address.get(accept), self.options().read_timeout).await {
                 Err(CallError::Expired) if next.is_some() && attempts < LIST_ATTEMPTS => {
                     attempts += 1;
                     kept.clear();
@@ -107,10 +93,7 @@ fn sight(object: WireObject) -> Result<Sight, CallError> {
 }
 
 /// A 404 is an absence only where the server names the object that was asked for.
-pub(super) fn found_or_absent<T>(
-    found: Result<T, CallError>,
-    name: &str,
-) -> Result<Option<T>, CallError> {
+pub(super) fn found_or_absent<T>(found: Result<T, CallError>, name: &str) -> Result<Option<T>, CallError> {
     match found {
         Ok(object) => Ok(Some(object)),
         Err(CallError::Refused(status)) if status.code == 404 && status.reason == "NotFound" && status.name == name => {

@@ -46,22 +46,15 @@ pub(super) struct WireObject {
 
 impl Metadata {
     pub(super) fn version(&self) -> Result<u64, DecodeError> {
-        let text = self
-            .resource_version
-            .as_deref()
-            .ok_or(DecodeError::Missing("metadata.resourceVersion"))?;
-        text.parse()
-            .map_err(|_| DecodeError::Version(text.to_owned()))
+        let text = self.resource_version.as_deref().ok_or(DecodeError::Missing("metadata.resourceVersion"))?;
+        text.parse().map_err(|_| DecodeError::Version(text.to_owned()))
     }
 
     pub(super) fn sight(self) -> Result<Sight, DecodeError> {
         let resource_version = self.version()?;
         let annotations = self.annotations.unwrap_or_default();
         Ok(Sight {
-            name: self
-                .name
-                .filter(|name| !name.is_empty())
-                .ok_or(DecodeError::Missing("metadata.name"))?,
+            name: self.name.filter(|name| !name.is_empty()).ok_or(DecodeError::Missing("metadata.name"))?,
             uid: self.uid.ok_or(DecodeError::Missing("metadata.uid"))?,
             resource_version,
             message: annotations.message,
@@ -74,11 +67,8 @@ impl Sight {
     /// The object as it was sent, for an answer that says "created" and no more.
     pub(super) fn of_request(object: &serde_json::Value) -> Self {
         let metadata = object.get("metadata");
-        let text = |value: Option<&serde_json::Value>| {
-            value.and_then(serde_json::Value::as_str).map(str::to_owned)
-        };
-        let annotation =
-            |key: &str| text(metadata.and_then(|metadata| metadata.get("annotations")?.get(key)));
+        let text = |value: Option<&serde_json::Value>| value.and_then(serde_json::Value::as_str).map(str::to_owned);
+        let annotation = |key: &str| text(metadata.and_then(|metadata| metadata.get("annotations")?.get(key)));
         Self {
             name: text(metadata.and_then(|metadata| metadata.get("name"))).unwrap_or_default(),
             uid: String::new(),
@@ -158,10 +148,7 @@ mod tests {
     use super::*;
 
     fn sight(object: serde_json::Value) -> Result<Sight, DecodeError> {
-        serde_json::from_value::<WireObject>(object)
-            .unwrap()
-            .metadata
-            .sight()
+        serde_json::from_value::<WireObject>(object).unwrap().metadata.sight()
     }
 
     #[test]
@@ -199,8 +186,7 @@ mod tests {
     fn says_what_is_missing() {
         let error = sight(json!({"metadata": {"name": "a", "uid": "u"}})).unwrap_err();
         assert_eq!(error.to_string(), "metadata.resourceVersion is missing");
-        let error = sight(json!({"metadata": {"name": "a", "uid": "u", "resourceVersion": "x1"}}))
-            .unwrap_err();
+        let error = sight(json!({"metadata": {"name": "a", "uid": "u", "resourceVersion": "x1"}})).unwrap_err();
         assert_eq!(error.to_string(), "resourceVersion \"x1\" is no number");
         let error = sight(json!({"metadata": {"uid": "u", "resourceVersion": "1"}})).unwrap_err();
         assert_eq!(error.to_string(), "metadata.name is missing");

@@ -53,14 +53,7 @@ impl Cluster {
         from: u64,
         timeout: Duration,
     ) -> Result<Watch<ObjectEvent>, CallError> {
-        self.watch_as(
-            Address::collection(kind, namespace),
-            METADATA,
-            from,
-            timeout,
-            object_event,
-        )
-        .await
+        self.watch_as(Address::collection(kind, namespace), METADATA, from, timeout, object_event).await
     }
 
     pub(super) async fn watch_as<T: DeserializeOwned + 'static, E: 'static>(
@@ -81,14 +74,10 @@ impl Cluster {
         }
         let request = address.get(accept);
         let (lines, used) = self
-            .limited(
-                Lane::Watch,
-                self.options().read_timeout,
-                async |used: Borrowed| {
-                    let lines = used.client.request_stream(request).await;
-                    Ok((lines.map_err(CallError::from_kube)?, used))
-                },
-            )
+            .limited(Lane::Watch, self.options().read_timeout, async |used: Borrowed| {
+                let lines = used.client.request_stream(request).await;
+                Ok((lines.map_err(CallError::from_kube)?, used))
+            })
             .await?;
         let limit = Duration::from_secs(seconds) + self.options().watch_margin;
         let cluster = self.clone();
@@ -125,13 +114,7 @@ where
     R: AsyncBufRead + Unpin + Send,
     T: DeserializeOwned,
 {
-    let reading = Reading {
-        lines,
-        buffer: Vec::new(),
-        limit,
-        end: Box::pin(tokio::time::sleep(limit)),
-        silent,
-    };
+    let reading = Reading { lines, buffer: Vec::new(), limit, end: Box::pin(tokio::time::sleep(limit)), silent };
     stream::unfold(Some(reading), move |reading| async move {
         let mut reading = reading?;
         let next = match reading.line().await.transpose()? {
@@ -161,23 +144,14 @@ impl<R: AsyncBufRead + Unpin, F: Fn()> Reading<R, F> {
     }
 }
 
-async fn read_line<R: AsyncBufRead + Unpin>(
-    lines: &mut R,
-    line: &mut Vec<u8>,
-) -> Result<Option<()>, CallError> {
+async fn read_line<R: AsyncBufRead + Unpin>(lines: &mut R, line: &mut Vec<u8>) -> Result<Option<()>, CallError> {
     loop {
-        let read = lines
-            .fill_buf()
-            .await
-            .map_err(|error| CallError::Connection(Box::new(error)))?;
+        let read = lines.fill_buf().await.map_err(|error| CallError::Connection(Box::new(error)))?;
         if read.is_empty() {
             return if line.iter().all(u8::is_ascii_whitespace) {
                 Ok(None)
             } else {
-                let cut = std::io::Error::new(
-                    std::io::ErrorKind::UnexpectedEof,
-                    "the watch ended inside a line",
-                );
+                let cut = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the watch ended inside a line");
                 Err(CallError::Connection(Box::new(cut)))
             };
         }
@@ -210,8 +184,7 @@ fn decode<T: DeserializeOwned, E>(line: &[u8], event: fn(T, Change) -> Result<E,
         "DELETED" => Change::Deleted,
         "BOOKMARK" => Change::Bookmark,
         "ERROR" => {
-            let line: Line<kube::core::Status> =
-                serde_json::from_slice(line).map_err(DecodeError::from)?;
+            let line: Line<kube::core::Status> = serde_json::from_slice(line).map_err(DecodeError::from)?;
             return Err(CallError::from_status(line.object, None));
         }
         _ => return Err(DecodeError::EventType(head.r#type).into()),

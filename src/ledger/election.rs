@@ -194,9 +194,7 @@ impl Election {
     /// each use of leadership.
     #[must_use]
     pub fn leading(&self, now: Instant) -> Option<u64> {
-        self.leading
-            .filter(|leading| now < leading.until)
-            .map(|leading| leading.epoch)
+        self.leading.filter(|leading| now < leading.until).map(|leading| leading.epoch)
     }
 
     /// Until when we lead if no renewal succeeds any more.
@@ -209,9 +207,7 @@ impl Election {
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
         match &self.known {
-            Known::Present { lease, .. } => {
-                Some(lease.holder.as_str()).filter(|holder| !holder.is_empty())
-            }
+            Known::Present { lease, .. } => Some(lease.holder.as_str()).filter(|holder| !holder.is_empty()),
             Known::Nothing | Known::Absent { .. } => None,
         }
     }
@@ -226,11 +222,7 @@ impl Election {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let expiry = self.leading.map(|leading| leading.until);
-        let call = if self.call.is_some() || self.ending {
-            None
-        } else {
-            self.next_call()
-        };
+        let call = if self.call.is_some() || self.ending { None } else { self.next_call() };
         expiry.into_iter().chain(call).min()
     }
 
@@ -274,11 +266,7 @@ impl Election {
         }
         self.know(lease, now);
         // A leader looks only after a write went wrong, and writes again as soon as it may.
-        self.due = Some(if self.leading.is_some() {
-            self.after_last_write(now)
-        } else {
-            sent + self.times.retry
-        });
+        self.due = Some(if self.leading.is_some() { self.after_last_write(now) } else { sent + self.times.retry });
     }
 
     fn not_seen(&mut self) {
@@ -338,27 +326,19 @@ impl Election {
 
     fn know(&mut self, lease: Option<Lease>, now: Instant) {
         let known_since = match (&self.known, &lease) {
-            (Known::Present { lease: old, since }, Some(new))
-                if old.resource_version == new.resource_version =>
-            {
-                *since
-            }
+            (Known::Present { lease: old, since }, Some(new)) if old.resource_version == new.resource_version => *since,
             (Known::Absent { since }, None) => *since,
             (Known::Present { .. } | Known::Absent { .. } | Known::Nothing, _) => now,
         };
         self.known = match lease {
-            Some(lease) => Known::Present {
-                lease,
-                since: known_since,
-            },
+            Some(lease) => Known::Present { lease, since: known_since },
             None => Known::Absent { since: known_since },
         };
     }
 
     /// When a write may follow the last one, from `earliest` on. Only a release does not wait for it.
     fn after_last_write(&self, earliest: Instant) -> Instant {
-        self.last_write
-            .map_or(earliest, |sent| earliest.max(sent + self.times.retry))
+        self.last_write.map_or(earliest, |sent| earliest.max(sent + self.times.retry))
     }
 
     /// When we may take the Lease, if it stays as it is.
@@ -366,11 +346,7 @@ impl Election {
         let free = match &self.known {
             Known::Nothing => return None,
             Known::Absent { since } => *since,
-            Known::Present { lease, since }
-                if lease.holder.is_empty() || lease.holder == self.me =>
-            {
-                *since
-            }
+            Known::Present { lease, since } if lease.holder.is_empty() || lease.holder == self.me => *since,
             // The longer one, so that a holder with other settings than ours is safe from us.
             Known::Present { lease, since } => *since + lease.duration.max(self.times.duration),
         };
@@ -425,39 +401,20 @@ impl Election {
     fn write(&mut self, call: Call, now: Instant) -> Action {
         self.call = Some((call, now));
         self.last_write = Some(now);
-        let holder = if call == Call::Hold {
-            self.me.clone()
-        } else {
-            String::new()
-        };
+        let holder = if call == Call::Hold { self.me.clone() } else { String::new() };
         let duration = self.times.duration;
         match &self.known {
             Known::Present { lease, .. } => {
                 let mine = lease.holder == self.me;
-                let transitions = lease
-                    .transitions
-                    .saturating_add(u32::from(call == Call::Hold && !mine));
+                let transitions = lease.transitions.saturating_add(u32::from(call == Call::Hold && !mine));
                 // A renewal keeps the time, a new beginning of the same name does not.
-                let acquired = lease
-                    .acquired
-                    .filter(|_| self.leading.is_some() || call == Call::Release);
-                let claim = Claim {
-                    holder,
-                    duration,
-                    transitions,
-                    acquired,
-                };
-                Action::Replace {
-                    resource_version: lease.resource_version,
-                    claim,
-                }
+                let acquired = lease.acquired.filter(|_| self.leading.is_some() || call == Call::Release);
+                let claim = Claim { holder, duration, transitions, acquired };
+                Action::Replace { resource_version: lease.resource_version, claim }
             }
-            Known::Nothing | Known::Absent { .. } => Action::Create(Claim {
-                holder,
-                duration,
-                transitions: 0,
-                acquired: None,
-            }),
+            Known::Nothing | Known::Absent { .. } => {
+                Action::Create(Claim { holder, duration, transitions: 0, acquired: None })
+            }
         }
     }
 }

@@ -97,27 +97,15 @@ impl Concurrency {
         }
         let throughput = in_flight / latency;
         if let Some(before) = self.before {
-            let paid = if self.rising {
-                throughput > before * WORTH
-            } else {
-                throughput * WORTH > before
-            };
+            let paid = if self.rising { throughput > before * WORTH } else { throughput * WORTH > before };
             if !paid {
                 self.rising = !self.rising;
             }
         }
         self.before = Some(throughput);
-        let wanted = if self.rising {
-            self.limit * STEP
-        } else {
-            self.limit / STEP
-        };
+        let wanted = if self.rising { self.limit * STEP } else { self.limit / STEP };
         // Less than one whole create more would never be tried.
-        let wanted = if self.rising {
-            wanted.max(self.limit + 1.0)
-        } else {
-            wanted.min(self.limit - 1.0)
-        };
+        let wanted = if self.rising { wanted.max(self.limit + 1.0) } else { wanted.min(self.limit - 1.0) };
         let next = wanted.clamp(1.0, CAP);
         if (next - self.limit).abs() < 0.5 {
             self.rising = !self.rising;
@@ -140,14 +128,8 @@ mod tests {
     use super::*;
 
     /// Creates per second under a quota by the number under way, measured on a real control plane.
-    const MEASURED: [(f64, f64); 6] = [
-        (1.0, 245.0),
-        (4.0, 509.0),
-        (16.0, 936.0),
-        (32.0, 1_214.0),
-        (64.0, 1_459.0),
-        (128.0, 1_343.0),
-    ];
+    const MEASURED: [(f64, f64); 6] =
+        [(1.0, 245.0), (4.0, 509.0), (16.0, 936.0), (32.0, 1_214.0), (64.0, 1_459.0), (128.0, 1_343.0)];
 
     /// The table, interpolated over the logarithm of the number.
     fn throughput(n: f64, table: &[(f64, f64)]) -> f64 {
@@ -163,13 +145,7 @@ mod tests {
 
     /// Runs `answers` creates at the full limit; each latency is off by up to `noise`. Gives creates per second over
     /// the second half.
-    fn run(
-        control: &mut Concurrency,
-        table: &[(f64, f64)],
-        answers: u32,
-        noise: f64,
-        seed: u64,
-    ) -> f64 {
+    fn run(control: &mut Concurrency, table: &[(f64, f64)], answers: u32, noise: f64, seed: u64) -> f64 {
         let mut rng = StdRng::seed_from_u64(seed);
         let (mut seconds, mut counted) = (0.0, 0.0);
         for i in 0..answers {
@@ -190,10 +166,7 @@ mod tests {
         for seed in 0..6 {
             for noise in [0.0, 0.2, 0.5] {
                 let got = run(&mut Concurrency::new(), &MEASURED, 20_000, noise, seed);
-                assert!(
-                    got > 0.95 * 1_459.0,
-                    "seed {seed}, noise {noise}: {got:.0} a second"
-                );
+                assert!(got > 0.95 * 1_459.0, "seed {seed}, noise {noise}: {got:.0} a second");
             }
         }
     }
@@ -228,10 +201,7 @@ mod tests {
         for _ in 0..20_000 {
             let n = control.limit();
             most = most.max(n);
-            control.answered(
-                Duration::from_secs_f64(n as f64 / throughput(n as f64, &steep)),
-                n,
-            );
+            control.answered(Duration::from_secs_f64(n as f64 / throughput(n as f64, &steep)), n);
         }
         assert_eq!(most, 100);
         assert!(control.limit() >= 64, "{}", control.limit());

@@ -29,14 +29,8 @@ pub enum DeadReason {
 
 impl DeadReason {
     /// All reasons, in the order of the docs.
-    pub const ALL: [Self; 6] = [
-        Self::Template,
-        Self::Payload,
-        Self::InvalidObject,
-        Self::TooLarge,
-        Self::ForeignObject,
-        Self::InDoubt,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Template, Self::Payload, Self::InvalidObject, Self::TooLarge, Self::ForeignObject, Self::InDoubt];
 
     /// The word of headers, labels and docs.
     #[must_use]
@@ -58,15 +52,9 @@ impl DeadReason {
             Self::Template => "an expression of the template fails on this message",
             Self::Payload => "the payload is not what the sensor file says it is",
             Self::InvalidObject => "the API server refuses the object that this message gives",
-            Self::TooLarge => {
-                "the object that this message gives is larger than the API server takes"
-            }
-            Self::ForeignObject => {
-                "the object's name is taken by an object that was not made for this message"
-            }
-            Self::InDoubt => {
-                "it is not known whether the object was made before, and ON_DOUBT is dead"
-            }
+            Self::TooLarge => "the object that this message gives is larger than the API server takes",
+            Self::ForeignObject => "the object's name is taken by an object that was not made for this message",
+            Self::InDoubt => "it is not known whether the object was made before, and ON_DOUBT is dead",
         }
     }
 }
@@ -97,10 +85,7 @@ impl DeadLetter<'_> {
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let stored = jiff::Timestamp::from_nanosecond(i128::from(self.id.store_time_ns))
-            .map_or_else(
-                |_| self.id.store_time_ns.to_string(),
-                |time| time.to_string(),
-            );
+            .map_or_else(|_| self.id.store_time_ns.to_string(), |time| time.to_string());
         vec![
             ("Jetgate-Reason", self.reason.as_str().to_owned()),
             ("Jetgate-Detail", header_safe(self.detail)),
@@ -128,10 +113,7 @@ impl DeadLetter<'_> {
 /// the first stream; `Jetgate-` headers would be taken for ours.
 #[must_use]
 pub fn keeps_header(name: &str) -> bool {
-    let begins = |prefix: &str| {
-        name.get(..prefix.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     !begins("Nats-") && !begins("Jetgate-")
 }
 
@@ -188,10 +170,7 @@ mod tests {
             ("Jetgate-Subject", "orders.eu"),
             ("Jetgate-Stored", "2026-09-21T14:13:20.000000001Z"),
             ("Jetgate-Deliveries", "3"),
-            (
-                "Jetgate-Message",
-                "team/orders/create/EVENTS/42/1790000000000000001",
-            ),
+            ("Jetgate-Message", "team/orders/create/EVENTS/42/1790000000000000001"),
         ];
         assert_eq!(headers, want.map(|(name, value)| (name, value.to_owned())));
         assert_eq!(letter.dedup_id(), id.dedup_id("dead"));
@@ -201,21 +180,12 @@ mod tests {
     fn words_are_distinct() {
         let words: HashSet<_> = DeadReason::ALL.iter().map(|r| r.as_str()).collect();
         let sentences: HashSet<_> = DeadReason::ALL.iter().map(|r| r.sentence()).collect();
-        assert_eq!(
-            (words.len(), sentences.len()),
-            (DeadReason::ALL.len(), DeadReason::ALL.len())
-        );
+        assert_eq!((words.len(), sentences.len()), (DeadReason::ALL.len(), DeadReason::ALL.len()));
     }
 
     #[test]
     fn server_instructions_are_not_copied() {
-        for name in [
-            "Nats-Msg-Id",
-            "nats-ttl",
-            "NATS-Expected-Stream",
-            "Jetgate-Reason",
-            "jetgate-x",
-        ] {
+        for name in ["Nats-Msg-Id", "nats-ttl", "NATS-Expected-Stream", "Jetgate-Reason", "jetgate-x"] {
             assert!(!keeps_header(name), "{name}");
         }
         for name in ["ce-id", "Content-Type", "Nats", "", "é", "Natsé-"] {

@@ -96,13 +96,7 @@ impl MessageId {
     pub fn object_name(&self, prefix: &str) -> String {
         let mut name: String = prefix
             .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() {
-                    c.to_ascii_lowercase()
-                } else {
-                    '-'
-                }
-            })
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
             .skip_while(|c| *c == '-')
             .take(NAME_MAX_CHARS)
             .collect();
@@ -201,10 +195,7 @@ impl CreditId {
     pub fn parse_annotation(text: &str) -> Option<Self> {
         let (holder, number) = text.rsplit_once('/')?;
         let number = canonical(number).filter(|n| *n > 0)?;
-        (!holder.is_empty()).then(|| Self {
-            holder: HolderId::new(holder),
-            number,
-        })
+        (!holder.is_empty()).then(|| Self { holder: HolderId::new(holder), number })
     }
 }
 
@@ -269,16 +260,10 @@ mod tests {
     /// The name is part of what runs in clusters: a change here makes every redelivery a second object.
     #[test]
     fn name_and_annotations_are_pinned() {
-        assert_eq!(
-            id().annotation(),
-            "team/orders/create/EVENTS/42/1790000000000000001"
-        );
+        assert_eq!(id().annotation(), "team/orders/create/EVENTS/42/1790000000000000001");
         assert_eq!(id().object_name("order-"), PINNED_NAME);
         assert_eq!(id().dedup_id("dead"), format!("{}-dead", id().key()));
-        let credit = CreditId {
-            holder: HolderId::new("pod-1.x7"),
-            number: 9,
-        };
+        let credit = CreditId { holder: HolderId::new("pod-1.x7"), number: 9 };
         assert_eq!(credit.annotation(), "pod-1.x7/9");
         assert_eq!(CreditId::parse_annotation("pod-1.x7/9"), Some(credit));
     }
@@ -287,35 +272,13 @@ mod tests {
     #[test]
     fn every_part_is_in_the_name() {
         let mut others = vec![id()];
-        others.push(MessageId {
-            namespace: "team2".into(),
-            ..id()
-        });
-        others.push(MessageId {
-            sensor: "order".into(),
-            ..id()
-        });
-        others.push(MessageId {
-            trigger: "screate".into(),
-            sensor: "order".into(),
-            ..id()
-        });
-        others.push(MessageId {
-            trigger: "c".into(),
-            ..id()
-        });
-        others.push(MessageId {
-            stream: "EVENT".into(),
-            ..id()
-        });
-        others.push(MessageId {
-            sequence: 43,
-            ..id()
-        });
-        others.push(MessageId {
-            store_time_ns: 1_790_000_000_000_000_002,
-            ..id()
-        });
+        others.push(MessageId { namespace: "team2".into(), ..id() });
+        others.push(MessageId { sensor: "order".into(), ..id() });
+        others.push(MessageId { trigger: "screate".into(), sensor: "order".into(), ..id() });
+        others.push(MessageId { trigger: "c".into(), ..id() });
+        others.push(MessageId { stream: "EVENT".into(), ..id() });
+        others.push(MessageId { sequence: 43, ..id() });
+        others.push(MessageId { store_time_ns: 1_790_000_000_000_000_002, ..id() });
         let names: HashSet<_> = others.iter().map(|i| i.object_name("p-")).collect();
         assert_eq!(names.len(), others.len());
     }
@@ -328,10 +291,7 @@ mod tests {
         assert_eq!(id().object_name("--a.b-"), format!("a-b-{key}"));
         let exact = "x".repeat(37);
         assert_eq!(id().object_name(&exact), format!("{exact}{key}"));
-        assert_eq!(
-            id().object_name(&"x".repeat(38)),
-            format!("{}-{key}", "x".repeat(36))
-        );
+        assert_eq!(id().object_name(&"x".repeat(38)), format!("{}-{key}", "x".repeat(36)));
         assert_eq!(id().object_name(&"x".repeat(3_000)).len(), 63);
     }
 
@@ -341,26 +301,14 @@ mod tests {
         assert!(owns(&annotation, &id().object_name("order-")));
         assert!(owns(&annotation, &id().object_name("another-")));
         assert!(!owns(&annotation, "order-copy"));
-        assert!(!owns(
-            &annotation,
-            &format!("{}-copy", id().object_name("order-"))
-        ));
+        assert!(!owns(&annotation, &format!("{}-copy", id().object_name("order-"))));
         assert!(!owns("team/orders", &id().object_name("order-")));
         assert!(!owns("", ""));
     }
 
     #[test]
     fn what_we_did_not_write_is_not_read() {
-        for text in [
-            "",
-            "/",
-            "/////",
-            "a/b/c/d/1",
-            "a/b/c/d/1/2/3",
-            "a/b/c/d/01/2",
-            "a/b/c/d/+1/2",
-            "a/b/c/d/-1/2",
-        ] {
+        for text in ["", "/", "/////", "a/b/c/d/1", "a/b/c/d/1/2/3", "a/b/c/d/01/2", "a/b/c/d/+1/2", "a/b/c/d/-1/2"] {
             assert_eq!(MessageId::parse_annotation(text), None, "{text}");
         }
         assert_eq!(MessageId::parse_annotation("a/b/c%/d/1/2"), None);

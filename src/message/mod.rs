@@ -16,12 +16,10 @@ pub mod retry;
 
 pub use concurrency::Concurrency;
 pub use dead::{DeadLetter, DeadReason, MAX_DETAIL_BYTES, keeps_header};
-pub use identity::{
-    CREDIT_ANNOTATION, CreditId, HolderId, MESSAGE_ANNOTATION, MessageId, NAME_HASH_CHARS, owns,
-};
+pub use identity::{CREDIT_ANNOTATION, CreditId, HolderId, MESSAGE_ANNOTATION, MessageId, NAME_HASH_CHARS, owns};
 pub use machine::{
-    Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Machine,
-    Noted, OnDoubt, Outcome, Terms, Why,
+    Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Machine, Noted, OnDoubt,
+    Outcome, Terms, Why,
 };
 pub use outcome::{Answer, ApiStatus, Cause, CreateTarget, QuotaRefusal, RefusedWhat, classify};
 pub use record::{MAX_ENCODED_BYTES, MAX_RANGES, Record, RecordError, Saw, Says};

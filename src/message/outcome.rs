@@ -57,11 +57,7 @@ impl CreateTarget {
     /// The resource as the API server writes it: `workflows.argoproj.io`, or `pods` in the core group.
     #[must_use]
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.clone()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
+        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 }
 
@@ -95,13 +91,7 @@ pub enum RefusedWhat {
 
 impl RefusedWhat {
     /// All of them, in the order of the docs.
-    pub const ALL: [Self; 5] = [
-        Self::Rights,
-        Self::Kind,
-        Self::Namespace,
-        Self::MustSpecify,
-        Self::NoQuota,
-    ];
+    pub const ALL: [Self; 5] = [Self::Rights, Self::Kind, Self::Namespace, Self::MustSpecify, Self::NoQuota];
 
     /// The word of logs and status.
     #[must_use]
@@ -211,26 +201,16 @@ pub fn classify(status: &ApiStatus, target: &CreateTarget) -> Answer {
         400 | 422 => Answer::Poison(DeadReason::InvalidObject, text()),
         401 => Answer::Unauthorized,
         403 => forbidden(status, target),
-        404 if status.kind == "namespaces" && status.group.is_empty() => {
-            refused(RefusedWhat::Namespace)
-        }
+        404 if status.kind == "namespaces" && status.group.is_empty() => refused(RefusedWhat::Namespace),
         404 | 405 | 406 | 415 => refused(RefusedWhat::Kind),
         409 if status.reason == "AlreadyExists" => Answer::AlreadyExists,
-        409 if status.reason == "Conflict"
-            && status.kind == "resourcequotas"
-            && status.group.is_empty() =>
-        {
+        409 if status.reason == "Conflict" && status.kind == "resourcequotas" && status.group.is_empty() => {
             Answer::QuotaConflict
         }
         413 => Answer::Poison(DeadReason::TooLarge, text()),
-        429 => Answer::Throttled {
-            after: status.retry_after,
-        },
+        429 => Answer::Throttled { after: status.retry_after },
         // The store's own limit is below the server's. Each try would be charged to the quota and never succeed.
-        500 if status
-            .message
-            .starts_with("etcdserver: request is too large") =>
-        {
+        500 if status.message.starts_with("etcdserver: request is too large") => {
             Answer::Poison(DeadReason::TooLarge, text())
         }
         // Asked to wait, or the way was cut: the object may have been made, or still be.
@@ -243,27 +223,16 @@ pub fn classify(status: &ApiStatus, target: &CreateTarget) -> Answer {
 /// Whether the words are a webhook's or an admission policy's, whatever code they chose (400 is their default).
 fn denied_by_policy(status: &ApiStatus, target: &CreateTarget) -> bool {
     status.message.starts_with("admission webhook \"")
-        || forbidden_text(status, target)
-            .is_some_and(|text| text.starts_with("ValidatingAdmissionPolicy '"))
+        || forbidden_text(status, target).is_some_and(|text| text.starts_with("ValidatingAdmissionPolicy '"))
 }
 
 fn forbidden(status: &ApiStatus, target: &CreateTarget) -> Answer {
-    let again = || Answer::Again {
-        text: status.message.clone(),
-    };
-    let refused = |what| Answer::TargetRefused {
-        what,
-        text: status.message.clone(),
-    };
-    if status.reason != "Forbidden" || status.kind != target.plural || status.group != target.group
-    {
+    let again = || Answer::Again { text: status.message.clone() };
+    let refused = |what| Answer::TargetRefused { what, text: status.message.clone() };
+    if status.reason != "Forbidden" || status.kind != target.plural || status.group != target.group {
         return again();
     }
-    if status
-        .causes
-        .iter()
-        .any(|cause| cause.reason == "NamespaceTerminating")
-    {
+    if status.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
         return refused(RefusedWhat::Namespace);
     }
     let Some(text) = forbidden_text(status, target) else {
@@ -271,43 +240,26 @@ fn forbidden(status: &ApiStatus, target: &CreateTarget) -> Answer {
     };
     if let Some(rest) = text.strip_prefix("exceeded quota: ") {
         return quota_refusal(rest).map_or_else(again, |refusal| {
-            if never_fits(&refusal) {
-                Answer::NeverFits(refusal)
-            } else {
-                Answer::QuotaExceeded(refusal)
-            }
+            if never_fits(&refusal) { Answer::NeverFits(refusal) } else { Answer::QuotaExceeded(refusal) }
         });
     }
     if let Some(rest) = text.strip_prefix("status unknown for quota: ") {
-        return rest
-            .split_once(", resources: ")
-            .map_or_else(again, |(quota, resources)| Answer::StatusUnknown {
-                quota: quota.to_owned(),
-                resources: resources
-                    .split(',')
-                    .map(|name| name.trim().to_owned())
-                    .collect(),
-            });
+        return rest.split_once(", resources: ").map_or_else(again, |(quota, resources)| Answer::StatusUnknown {
+            quota: quota.to_owned(),
+            resources: resources.split(',').map(|name| name.trim().to_owned()).collect(),
+        });
     }
-    if text
-        .strip_prefix("failed quota: ")
-        .is_some_and(|rest| rest.contains(": must specify "))
-    {
+    if text.strip_prefix("failed quota: ").is_some_and(|rest| rest.contains(": must specify ")) {
         return refused(RefusedWhat::MustSpecify);
     }
     if text.starts_with("insufficient quota to consume: ") {
         return refused(RefusedWhat::NoQuota);
     }
     if text.starts_with("quota usage is negative") {
-        return Answer::Unknown {
-            text: status.message.clone(),
-        };
+        return Answer::Unknown { text: status.message.clone() };
     }
     let cannot = format!("\" cannot create resource \"{}\"", target.plural);
-    if text
-        .strip_prefix("User \"")
-        .is_some_and(|rest| rest.contains(&cannot))
-    {
+    if text.strip_prefix("User \"").is_some_and(|rest| rest.contains(&cannot)) {
         return refused(RefusedWhat::Rights);
     }
     again()
@@ -339,24 +291,16 @@ fn quota_refusal(text: &str) -> Option<QuotaRefusal> {
 
 fn amounts(text: &str) -> Option<BTreeMap<String, String>> {
     text.split(',')
-        .map(|pair| {
-            pair.split_once('=')
-                .map(|(name, amount)| (name.trim().to_owned(), amount.trim().to_owned()))
-        })
+        .map(|pair| pair.split_once('=').map(|(name, amount)| (name.trim().to_owned(), amount.trim().to_owned())))
         .collect()
 }
 
 /// Whether one object asks for more of a resource than the quota allows even when nothing is used.
 fn never_fits(refusal: &QuotaRefusal) -> bool {
     refusal.requested.iter().any(|(name, requested)| {
-        let limited = refusal
-            .limited
-            .get(name)
-            .and_then(|text| Quantity::parse(text).ok());
+        let limited = refusal.limited.get(name).and_then(|text| Quantity::parse(text).ok());
         let requested = Quantity::parse(requested).ok();
-        requested
-            .zip(limited)
-            .is_some_and(|(requested, limited)| requested > limited)
+        requested.zip(limited).is_some_and(|(requested, limited)| requested > limited)
     })
 }
 

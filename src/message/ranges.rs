@@ -19,19 +19,13 @@ impl Ranges {
     }
 
     pub(super) fn contains(&self, seq: u64) -> bool {
-        self.runs
-            .get(self.first_ending_at(seq))
-            .is_some_and(|run| run.first <= seq)
+        self.runs.get(self.first_ending_at(seq)).is_some_and(|run| run.first <= seq)
     }
 
     /// Whether `seq` neither is in a run nor touches one.
     pub(super) fn needs_run_for(&self, seq: u64) -> bool {
-        let before = seq
-            .checked_sub(1)
-            .is_some_and(|before| self.contains(before));
-        let behind = seq
-            .checked_add(1)
-            .is_some_and(|behind| self.contains(behind));
+        let before = seq.checked_sub(1).is_some_and(|before| self.contains(before));
+        let behind = seq.checked_add(1).is_some_and(|behind| self.contains(behind));
         !(self.contains(seq) || before || behind)
     }
 
@@ -40,19 +34,13 @@ impl Ranges {
         // From the first run that ends at or just before the new one, to the first that begins well behind it.
         let from = self.first_ending_at(run.first.saturating_sub(1));
         let behind = run.last.saturating_add(1);
-        let to = self
-            .runs
-            .partition_point(|other| other.first <= behind)
-            .max(from);
+        let to = self.runs.partition_point(|other| other.first <= behind).max(from);
         let joined = self
             .runs
             .get(from..to)
             .unwrap_or_default()
             .iter()
-            .fold(run, |all, other| Run {
-                first: all.first.min(other.first),
-                last: all.last.max(other.last),
-            });
+            .fold(run, |all, other| Run { first: all.first.min(other.first), last: all.last.max(other.last) });
         self.runs.splice(from..to, [joined]);
     }
 
@@ -114,21 +102,9 @@ mod tests {
     fn the_ends_of_the_numbers() {
         let mut ranges = Ranges::default();
         for seq in [u64::MAX, 0, u64::MAX - 1, 1] {
-            ranges.insert(Run {
-                first: seq,
-                last: seq,
-            });
+            ranges.insert(Run { first: seq, last: seq });
         }
-        assert_eq!(
-            ranges.runs(),
-            [
-                Run { first: 0, last: 1 },
-                Run {
-                    first: u64::MAX - 1,
-                    last: u64::MAX
-                }
-            ]
-        );
+        assert_eq!(ranges.runs(), [Run { first: 0, last: 1 }, Run { first: u64::MAX - 1, last: u64::MAX }]);
         assert!(!ranges.needs_run_for(u64::MAX));
     }
 }

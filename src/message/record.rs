@@ -65,9 +65,7 @@ pub enum RecordError {
     #[error("the record is not readable")]
     Json(#[from] serde_json::Error),
     /// Written by another version of jetgate.
-    #[error(
-        "the record has encoding version {found}, and this jetgate reads version {ENCODING} only"
-    )]
+    #[error("the record has encoding version {found}, and this jetgate reads version {ENCODING} only")]
     Encoding {
         /// The version found.
         found: u64,
@@ -148,11 +146,7 @@ impl Record {
     /// What the record says about the message with this sequence and store time.
     #[must_use]
     pub fn says(&self, sequence: u64, store_time_ns: i64) -> Says {
-        if self.knows(sequence) && !self.regressed(sequence, store_time_ns) {
-            Says::Done
-        } else {
-            Says::NotYet
-        }
+        if self.knows(sequence) && !self.regressed(sequence, store_time_ns) { Says::Done } else { Says::NotYet }
     }
 
     /// The object of the message with this sequence and store time was seen.
@@ -162,22 +156,12 @@ impl Record {
             self.forget();
         }
         let known = self.knows(sequence);
-        let full =
-            !known && self.done.needs_run_for(sequence) && self.done.runs().len() >= MAX_RANGES;
+        let full = !known && self.done.needs_run_for(sequence) && self.done.runs().len() >= MAX_RANGES;
         if full {
-            let span = self.untaken.unwrap_or(Run {
-                first: sequence,
-                last: sequence,
-            });
-            self.untaken = Some(Run {
-                first: span.first.min(sequence),
-                last: span.last.max(sequence),
-            });
+            let span = self.untaken.unwrap_or(Run { first: sequence, last: sequence });
+            self.untaken = Some(Run { first: span.first.min(sequence), last: span.last.max(sequence) });
         } else if !known {
-            self.done.insert(Run {
-                first: sequence,
-                last: sequence,
-            });
+            self.done.insert(Run { first: sequence, last: sequence });
             self.settle();
         }
         self.newest_sequence = self.newest_sequence.max(sequence);
@@ -226,9 +210,7 @@ impl Record {
     /// tried is in doubt too, since nobody remembers that.
     #[must_use]
     pub fn in_doubt(&self, sequence: u64) -> bool {
-        let untaken = self
-            .untaken
-            .is_some_and(|span| (span.first..=span.last).contains(&sequence));
+        let untaken = self.untaken.is_some_and(|span| (span.first..=span.last).contains(&sequence));
         !self.knows(sequence) && (sequence <= self.gap_upto || untaken)
     }
 
@@ -256,10 +238,7 @@ impl Record {
         self.newest_sequence = self.newest_sequence.max(other.newest_sequence);
         self.newest_time_ns = self.newest_time_ns.max(other.newest_time_ns);
         self.untaken = match (self.untaken, other.untaken) {
-            (Some(a), Some(b)) => Some(Run {
-                first: a.first.min(b.first),
-                last: a.last.max(b.last),
-            }),
+            (Some(a), Some(b)) => Some(Run { first: a.first.min(b.first), last: a.last.max(b.last) }),
             (a, b) => a.or(b),
         };
         for run in other.done.runs() {
@@ -267,10 +246,7 @@ impl Record {
                 self.done.insert(*run);
             } else {
                 let span = self.untaken.unwrap_or(*run);
-                self.untaken = Some(Run {
-                    first: span.first.min(run.first),
-                    last: span.last.max(run.last),
-                });
+                self.untaken = Some(Run { first: span.first.min(run.first), last: span.last.max(run.last) });
             }
         }
         self.settle();
@@ -327,12 +303,8 @@ impl Record {
         let mut done = Ranges::default();
         let mut end = 0_u64;
         for [skip, more] in pairs {
-            let first = end
-                .checked_add(*skip)
-                .ok_or(RecordError::Corrupt("a sequence is too large"))?;
-            end = first
-                .checked_add(*more)
-                .ok_or(RecordError::Corrupt("a sequence is too large"))?;
+            let first = end.checked_add(*skip).ok_or(RecordError::Corrupt("a sequence is too large"))?;
+            end = first.checked_add(*more).ok_or(RecordError::Corrupt("a sequence is too large"))?;
             done.insert(Run { first, last: end });
         }
         if done.runs().len() != pairs.len() {
@@ -359,16 +331,12 @@ impl Record {
 
     fn regressed(&self, sequence: u64, store_time_ns: i64) -> bool {
         // Without any sighting there is no time to compare with; sequences start at 1.
-        sequence <= self.newest_sequence
-            && store_time_ns > self.newest_time_ns.saturating_add(CLOCK_STEP_NS)
+        sequence <= self.newest_sequence && store_time_ns > self.newest_time_ns.saturating_add(CLOCK_STEP_NS)
     }
 
     /// Drops all that is known of sequences; what was seen is in doubt from now on.
     fn forget(&mut self) {
-        self.gap_upto = self
-            .gap_upto
-            .max(self.newest_sequence)
-            .max(self.floor.saturating_sub(1));
+        self.gap_upto = self.gap_upto.max(self.newest_sequence).max(self.floor.saturating_sub(1));
         self.gaps = self.gaps.saturating_add(1);
         self.floor = 0;
         self.done.clear();

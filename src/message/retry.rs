@@ -78,13 +78,7 @@ mod tests {
 
     #[test]
     fn delays_grow_to_their_cap() {
-        let bounds = [
-            (0, 500, 1_000),
-            (1, 500, 1_000),
-            (2, 1_000, 2_000),
-            (6, 16_000, 32_000),
-            (7, 30_000, 60_000),
-        ];
+        let bounds = [(0, 500, 1_000), (1, 500, 1_000), (2, 1_000, 2_000), (6, 16_000, 32_000), (7, 30_000, 60_000)];
         for (attempt, low, high) in bounds {
             for seed in 0..100 {
                 let got = delay(attempt, seed).as_millis();
@@ -101,10 +95,7 @@ mod tests {
         // 1,000 messages over 30 s: no fortieth of the span holds more than a tenth of them.
         for slot in 0..40_u32 {
             let from = Duration::from_secs(30) + Duration::from_millis(750) * slot;
-            let in_slot = delays
-                .iter()
-                .filter(|d| **d >= from && **d < from + Duration::from_millis(750))
-                .count();
+            let in_slot = delays.iter().filter(|d| **d >= from && **d < from + Duration::from_millis(750)).count();
             assert!(in_slot < 100, "{in_slot} in slot {slot}");
         }
     }

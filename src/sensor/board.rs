@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::announce::Announced;
 use super::credits::Credits;
 use super::lane::Waiting;
 use super::limiter::Limiter;
 use super::shared::RecordCopy;
 use crate::episode::{Activity, TimeAccount};
-use crate::gate::{Gate, GateState, Reason, Transition};
+use crate::gate::{Gate, GateState, Reason};
 use crate::ledger::Holder;
 use crate::telemetry::{CreditState, QuotaSample, SensorMetrics, TimeState};
 use crate::wire::Grant;
@@ -71,24 +72,25 @@ impl Board {
         self.state().grant = Some((grant.clone(), now));
     }
 
-    /// The gate moved: one line in the log.
-    pub(super) fn moved(&self, transition: &Transition, detail: &str) {
-        let seconds = transition.after.as_secs_f64();
-        match transition.to {
-            GateState::Open => tracing::info!(from = %transition.from, after_seconds = seconds, "gate open"),
+    /// One line in the log for a state of the gate that lasts.
+    pub(super) fn say(&self, said: &Announced, detail: &str) {
+        let before = said.before.map(|state| state.to_string());
+        let before = before.as_deref();
+        let (lasted, moves) = (said.before_lasted.as_secs_f64(), said.moves);
+        match said.state {
+            GateState::Open => tracing::info!(before, before_seconds = lasted, moves, "gate open"),
             GateState::Blocked(reason) => {
                 tracing::info!(
-                    from = %transition.from,
-                    after_seconds = seconds,
                     reason = reason.as_str(),
                     detail,
-                    sentence = reason.sentence(),
                     freed_by = reason.freed_by(),
+                    before,
+                    before_seconds = lasted,
+                    moves,
                     "gate blocked"
                 );
             }
         }
-        self.state().detail = detail.to_owned();
     }
 
     pub(super) fn show(
@@ -98,12 +100,16 @@ impl Board {
         in_hand: usize,
         outstanding: u64,
         waiting: Waiting,
+        detail: &str,
         now: Instant,
     ) {
         let activity = Activity::of(gate.state(), in_hand > 0);
         let mut state = self.state();
         if state.account.doing() != activity {
             state.account.switch(activity, now);
+        }
+        if state.detail != detail {
+            detail.clone_into(&mut state.detail);
         }
         state.gate = gate.state();
         state.gate_since = gate.since();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::announce::Announcer;
 use super::block::LocalBlock;
 use super::board::Board;
 use super::credits::Credits;
@@ -77,6 +78,8 @@ pub(super) struct Lane {
     news: mpsc::Sender<News>,
     gate: Gate,
     reminder: Reminder,
+    announcer: Announcer,
+    detail: String,
     block: Option<LocalBlock>,
     freshness: Freshness,
     in_hand: BTreeSet<u64>,
@@ -112,6 +115,8 @@ impl Lane {
             news,
             gate: Gate::new(clock::now()),
             reminder: Reminder::default(),
+            announcer: Announcer::new(),
+            detail: String::new(),
             block: None,
             freshness,
             in_hand: BTreeSet::new(),
@@ -138,6 +143,7 @@ impl Lane {
         let mut stream_end = None;
         let mut connection = self.connection.clone();
         let mut waiting = self.waiting.clone();
+        let (mut counted, mut connected) = (true, true);
         self.connection_changed();
         loop {
             if self.freshness.wants_stream_end() && stream_end.is_none() && self.known_connection.up {
@@ -154,6 +160,7 @@ impl Lane {
             }
             tokio::select! {
                 biased;
+                () = shutdown.cancelled(), if self.stopping.is_none() => self.stop(),
                 Some(heard) = news.recv() => {
                     self.heard(heard);
                     // Whatever else has been said meanwhile goes into the same report.
@@ -170,20 +177,22 @@ impl Lane {
                     }
                 },
                 event = puller.next() => self.pulled(event, &mut crew),
-                changed = connection.changed() => if changed.is_ok() {
+                changed = connection.changed(), if connected => {
+                    connected = changed.is_ok();
                     connection.borrow_and_update();
                     self.connection_changed();
-                },
+                }
                 facts = wait_for(&mut stream_end), if stream_end.is_some() => {
                     stream_end = None;
                     if let Ok(facts) = facts {
                         self.freshness.stream_ends_at(facts.last_sequence);
                     }
                 }
-                changed = waiting.changed() => if changed.is_ok() {
+                changed = waiting.changed(), if counted => {
+                    // Nobody counts any more at the end.
+                    counted = changed.is_ok();
                     waiting.borrow_and_update();
-                },
-                () = shutdown.cancelled(), if self.stopping.is_none() => self.stop(),
+                }
                 () = tokio::time::sleep_until(self.wake_at(now).into()) => {}
             }
         }
@@ -508,8 +517,9 @@ impl Lane {
         let pull = self.pull_not_before.filter(|at| *at > now);
         let lease = self.credits.lease_until().filter(|at| *at > now);
         let reminder = self.reminder.deadline().filter(|at| *at > now);
+        let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
         let report = if self.credits.is_gated() { Some(report.max(now + Duration::from_millis(1))) } else { None };
-        [report, block, pull, lease, reminder, self.stopping, Some(now + BEAT)]
+        [report, block, pull, lease, reminder, announce, self.stopping, Some(now + BEAT)]
             .into_iter()
             .flatten()
             .min()
@@ -542,7 +552,11 @@ impl Lane {
                 (None, Some(grant)) => grant.detail.clone(),
                 (None, None) => String::new(),
             };
-            self.board.moved(&transition, &detail);
+            tracing::debug!(from = %transition.from, to = %transition.to, detail, "gate moved");
+            self.detail = detail;
+        }
+        if let Some(said) = self.announcer.due(&self.gate, now) {
+            self.board.say(&said, &self.detail);
         }
         self.shared.metrics.blocked.set(self.gate.gauge());
         if let Some(reminded) = self.reminder.due(&self.gate, waiting.pending, now) {
@@ -554,7 +568,15 @@ impl Lane {
                 "still blocked"
             );
         }
-        self.board.show(&self.gate, &self.credits, self.in_hand.len(), puller.outstanding(), waiting, now);
+        self.board.show(
+            &self.gate,
+            &self.credits,
+            self.in_hand.len(),
+            puller.outstanding(),
+            waiting,
+            &self.detail,
+            now,
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`start`] makes a sensor of its settings and begins its tasks; the lane is the heart of it.
 
+mod announce;
 mod block;
 mod board;
 mod consumer;

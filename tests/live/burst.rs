@@ -14,7 +14,10 @@ async fn burst(name: &str, hard: u64, ratio: &str, limit: usize, messages: usize
     let sensor = stage.start().await;
     stage.publish(0..messages).await;
     let first = limit.min(messages);
-    referee.until_created(first, LONG).await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
+    referee
+        .until_created(first, LONG)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     if messages > limit {
         sensor.until_reason(Some("at_limit")).await;
         assert_eq!(referee.tally().alive(), limit, "the limit is used in full, and no more");
@@ -24,7 +27,10 @@ async fn burst(name: &str, hard: u64, ratio: &str, limit: usize, messages: usize
         Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::AtRandom { per_second: 100.0, seed: 1 })
             .await
             .unwrap();
-    referee.until_created(messages, LONG).await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
+    referee
+        .until_created(messages, LONG)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     stage.until_drained().await;
     let verdict = stage.verdict(&referee, messages);
     assert!(verdict.is_clean(), "{verdict}");

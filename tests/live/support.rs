@@ -192,7 +192,9 @@ impl<'p> Stage<'p> {
     }
 
     pub(crate) async fn until_drained(&self) {
-        wait::until_true("every message acknowledged", LONG, || async { self.waiting().await == (0, 0) }).await.unwrap();
+        wait::until_true("every message acknowledged", LONG, || async { self.waiting().await == (0, 0) })
+            .await
+            .unwrap();
     }
 
     /// Dead letters so far.
@@ -272,13 +274,11 @@ impl Sensor {
                     return value;
                 }
             }
-            assert!(
-                begun.elapsed() < limit,
-                "{name}{labels:?} is {last:?}\n{}",
-                self.process.last_log_lines(20)
-            );
+            assert!(begun.elapsed() < limit, "{name}{labels:?} is {last:?}\n{}", self.process.last_log_lines(20));
             tokio::task::yield_now().await;
-            wait::until_true("a moment", Duration::from_millis(200), || async { begun.elapsed() > Duration::ZERO }).await.unwrap();
+            wait::until_true("a moment", Duration::from_millis(200), || async { begun.elapsed() > Duration::ZERO })
+                .await
+                .unwrap();
         }
     }
 

@@ -44,17 +44,8 @@ struct Process {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Todo {
     Tick(u32),
-    Land {
-        process: u32,
-        call: u64,
-        request: Request,
-        answer_after: Option<u64>,
-    },
-    Answer {
-        process: u32,
-        call: u64,
-        answer: Answer,
-    },
+    Land { process: u32, call: u64, request: Request, answer_after: Option<u64> },
+    Answer { process: u32, call: u64, answer: Answer },
     Fault,
 }
 
@@ -116,21 +107,12 @@ impl World {
 
     fn put(&mut self, after: u64, todo: Todo) {
         self.order += 1;
-        self.queue
-            .push(Reverse((self.now + after, self.order, todo)));
+        self.queue.push(Reverse((self.now + after, self.order, todo)));
     }
 
     fn launch(&mut self, id: u32, name: String) {
         let election = Election::new(name.clone(), LeaseTimes::default());
-        self.processes.insert(
-            id,
-            Process {
-                name,
-                election,
-                awaited: 0,
-                stopped_until: 0,
-            },
-        );
+        self.processes.insert(id, Process { name, election, awaited: 0, stopped_until: 0 });
         let after = self.rng.random_range(0..300);
         self.put(after, Todo::Tick(id));
     }
@@ -142,39 +124,19 @@ impl World {
             .filter(|process| process.election.leading(self.instant()).is_some())
             .map(|process| &process.name)
             .collect();
-        assert!(
-            leaders.len() <= 1,
-            "seed {seed}, {} ms: {leaders:?} lead",
-            self.now
-        );
+        assert!(leaders.len() <= 1, "seed {seed}, {} ms: {leaders:?} lead", self.now);
     }
 
     fn handle(&mut self, todo: Todo) {
         match todo {
             Todo::Tick(id) => self.event(id, None, Event::Tick),
-            Todo::Land {
-                process,
-                call,
-                request,
-                answer_after,
-            } => {
+            Todo::Land { process, call, request, answer_after } => {
                 let answer = self.serve(request);
                 if let Some(after) = answer_after {
-                    self.put(
-                        after,
-                        Todo::Answer {
-                            process,
-                            call,
-                            answer,
-                        },
-                    );
+                    self.put(after, Todo::Answer { process, call, answer });
                 }
             }
-            Todo::Answer {
-                process,
-                call,
-                answer,
-            } => {
+            Todo::Answer { process, call, answer } => {
                 let view = |(holder, transitions, resource_version)| Lease {
                     holder,
                     duration: secs(6),
@@ -201,16 +163,11 @@ impl World {
         let (holder, transitions) = match request {
             Request::Read => {
                 let lease = self.lease.clone();
-                return Answer::Found(
-                    lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)),
-                );
+                return Answer::Found(lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)));
             }
             Request::Create(holder, transitions) if self.lease.is_none() => (holder, transitions),
             Request::Replace(version, holder, transitions)
-                if self
-                    .lease
-                    .as_ref()
-                    .is_some_and(|lease| lease.resource_version == version) =>
+                if self.lease.as_ref().is_some_and(|lease| lease.resource_version == version) =>
             {
                 (holder, transitions)
             }
@@ -239,11 +196,7 @@ impl World {
         if self.now < process.stopped_until {
             let wait = process.stopped_until - self.now;
             let todo = match (call, event) {
-                (Some(call), event) => Todo::Answer {
-                    process: id,
-                    call,
-                    answer: unanswered(event),
-                },
+                (Some(call), event) => Todo::Answer { process: id, call, answer: unanswered(event) },
                 (None, _) => Todo::Tick(id),
             };
             self.put(wait, todo);
@@ -255,16 +208,10 @@ impl World {
         for action in process.election.step(event, now) {
             self.act(id, action);
         }
-        let deadline = self
-            .processes
-            .get(&id)
-            .and_then(|process| process.election.deadline());
+        let deadline = self.processes.get(&id).and_then(|process| process.election.deadline());
         if let Some(deadline) = deadline {
             let at = u64::try_from((deadline - self.t0).as_millis()).unwrap();
-            assert!(
-                at > self.now,
-                "a deadline in the past: the shell would spin"
-            );
+            assert!(at > self.now, "a deadline in the past: the shell would spin");
             self.put(at - self.now, Todo::Tick(id));
         }
     }
@@ -273,16 +220,12 @@ impl World {
         let request = match action {
             Action::Read => Request::Read,
             Action::Create(claim) => Request::Create(claim.holder, claim.transitions),
-            Action::Replace {
-                resource_version,
-                claim,
-            } => Request::Replace(resource_version, claim.holder, claim.transitions),
+            Action::Replace { resource_version, claim } => {
+                Request::Replace(resource_version, claim.holder, claim.transitions)
+            }
             Action::BecameLeader { epoch } => {
                 self.terms += 1;
-                assert!(
-                    self.epochs.last().is_none_or(|last| epoch > *last),
-                    "epochs rise"
-                );
+                assert!(self.epochs.last().is_none_or(|last| epoch > *last), "epochs rise");
                 self.epochs.insert(epoch);
                 return;
             }
@@ -297,42 +240,16 @@ impl World {
         let bad = self.now < CALM && self.rng.random_bool(0.25);
         let (way, answer_after, limit) = if bad {
             let way = self.rng.random_range(1..15_000);
-            let answer = self
-                .rng
-                .random_bool(0.5)
-                .then(|| self.rng.random_range(1..6_000));
-            let limit = if self.rng.random_bool(0.8) {
-                1_500
-            } else {
-                8_000
-            };
+            let answer = self.rng.random_bool(0.5).then(|| self.rng.random_range(1..6_000));
+            let limit = if self.rng.random_bool(0.8) { 1_500 } else { 8_000 };
             (self.rng.random_bool(0.7).then_some(way), answer, limit)
         } else {
-            (
-                Some(self.rng.random_range(1..30)),
-                Some(self.rng.random_range(1..30)),
-                1_500,
-            )
+            (Some(self.rng.random_range(1..30)), Some(self.rng.random_range(1..30)), 1_500)
         };
         if let Some(way) = way {
-            self.put(
-                way,
-                Todo::Land {
-                    process: id,
-                    call,
-                    request,
-                    answer_after,
-                },
-            );
+            self.put(way, Todo::Land { process: id, call, request, answer_after });
         }
-        self.put(
-            limit,
-            Todo::Answer {
-                process: id,
-                call,
-                answer: Answer::Failed { read },
-            },
-        );
+        self.put(limit, Todo::Answer { process: id, call, answer: Answer::Failed { read } });
     }
 
     fn fault(&mut self) {
@@ -367,12 +284,10 @@ impl World {
 
 fn unanswered(event: Event) -> Answer {
     match event {
-        Event::Seen(lease) => Answer::Found(
-            lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)),
-        ),
-        Event::WriteDone(lease) => {
-            Answer::Done(lease.holder, lease.transitions, lease.resource_version)
+        Event::Seen(lease) => {
+            Answer::Found(lease.map(|lease| (lease.holder, lease.transitions, lease.resource_version)))
         }
+        Event::WriteDone(lease) => Answer::Done(lease.holder, lease.transitions, lease.resource_version),
         Event::WriteConflict => Answer::Conflict,
         Event::ReadFailed => Answer::Failed { read: true },
         Event::WriteFailed => Answer::Failed { read: false },
@@ -391,11 +306,8 @@ fn never_two_leaders_and_one_in_the_end() {
     for seed in seeds {
         let world = World::run(seed);
         let end = world.t0 + ms(END);
-        let leaders: Vec<_> = world
-            .processes
-            .values()
-            .filter(|process| process.election.leading(end).is_some())
-            .collect();
+        let leaders: Vec<_> =
+            world.processes.values().filter(|process| process.election.leading(end).is_some()).collect();
         assert_eq!(leaders.len(), 1, "seed {seed}: nobody leads in the end");
         terms += world.terms;
     }

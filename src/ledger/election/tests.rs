@@ -11,13 +11,7 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn lease(holder: &str, resource_version: u64) -> Lease {
-    Lease {
-        holder: holder.to_owned(),
-        duration: secs(6),
-        transitions: 3,
-        acquired: None,
-        resource_version,
-    }
+    Lease { holder: holder.to_owned(), duration: secs(6), transitions: 3, acquired: None, resource_version }
 }
 
 fn start() -> (Election, Instant) {
@@ -31,26 +25,14 @@ fn start() -> (Election, Instant) {
 
 fn leader() -> (Election, Instant) {
     let (mut election, now) = start();
-    assert!(matches!(
-        election.step(Event::Seen(None), now).as_slice(),
-        [Action::Create(_)]
-    ));
-    assert_eq!(
-        election.step(Event::WriteDone(lease("me", 10)), now),
-        [Action::BecameLeader { epoch: 10 }]
-    );
+    assert!(matches!(election.step(Event::Seen(None), now).as_slice(), [Action::Create(_)]));
+    assert_eq!(election.step(Event::WriteDone(lease("me", 10)), now), [Action::BecameLeader { epoch: 10 }]);
     (election, now)
 }
 
 fn replaced(actions: &[Action]) -> (u64, &Claim) {
     match actions {
-        [
-            ..,
-            Action::Replace {
-                resource_version,
-                claim,
-            },
-        ] => (*resource_version, claim),
+        [.., Action::Replace { resource_version, claim }] => (*resource_version, claim),
         other => panic!("no replace in {other:?}"),
     }
 }
@@ -59,12 +41,7 @@ fn replaced(actions: &[Action]) -> (u64, &Claim) {
 fn creates_where_there_is_no_lease() {
     let (mut election, now) = start();
     let actions = election.step(Event::Seen(None), now);
-    let claim = Claim {
-        holder: "me".to_owned(),
-        duration: secs(6),
-        transitions: 0,
-        acquired: None,
-    };
+    let claim = Claim { holder: "me".to_owned(), duration: secs(6), transitions: 0, acquired: None };
     assert_eq!(actions, [Action::Create(claim)]);
     assert_eq!(election.leading(now), None);
     election.step(Event::WriteDone(lease("me", 7)), now + ms(10));
@@ -83,12 +60,7 @@ fn waits_until_the_lease_was_unchanged_for_its_duration_by_our_own_clock() {
     }
     // It was renewed: the count begins anew.
     now = election.deadline().unwrap();
-    assert_eq!(
-        election.step(Event::Tick, now),
-        [Action::Read],
-        "{:?}",
-        now - t0
-    );
+    assert_eq!(election.step(Event::Tick, now), [Action::Read], "{:?}", now - t0);
     assert_eq!(election.step(Event::Seen(Some(lease("other", 6))), now), []);
     let renewed = now;
     loop {
@@ -101,10 +73,7 @@ fn waits_until_the_lease_was_unchanged_for_its_duration_by_our_own_clock() {
         }
         assert_eq!(now, renewed + secs(6));
         let (version, claim) = replaced(&actions);
-        assert_eq!(
-            (version, claim.transitions, claim.holder.as_str()),
-            (6, 4, "me")
-        );
+        assert_eq!((version, claim.transitions, claim.holder.as_str()), (6, 4, "me"));
         break;
     }
 }
@@ -112,10 +81,7 @@ fn waits_until_the_lease_was_unchanged_for_its_duration_by_our_own_clock() {
 #[test]
 fn a_holder_with_a_longer_duration_is_waited_for() {
     let (mut election, t0) = start();
-    let long = Lease {
-        duration: secs(60),
-        ..lease("other", 5)
-    };
+    let long = Lease { duration: secs(60), ..lease("other", 5) };
     election.step(Event::Seen(Some(long.clone())), t0);
     let mut now = t0;
     while now < t0 + secs(59) {
@@ -131,10 +97,7 @@ fn its_own_name_and_no_name_are_taken_at_once() {
         let (mut election, now) = start();
         let actions = election.step(Event::Seen(Some(lease(holder, 5))), now);
         let (version, claim) = replaced(&actions);
-        assert_eq!(
-            (version, claim.transitions),
-            (5, if holder == "me" { 3 } else { 4 })
-        );
+        assert_eq!((version, claim.transitions), (5, if holder == "me" { 3 } else { 4 }));
     }
 }
 
@@ -148,10 +111,7 @@ fn leadership_ends_by_the_renew_deadline_though_the_call_hangs() {
     assert_eq!(election.leading(t0 + ms(3_999)), Some(10));
     assert_eq!(election.leading(t0 + secs(4)), None, "also without a tick");
     assert_eq!(election.step(Event::Tick, t0 + ms(3_999)), []);
-    assert_eq!(
-        election.step(Event::Tick, t0 + secs(4)),
-        [Action::LostLeadership(Lost::Expired)]
-    );
+    assert_eq!(election.step(Event::Tick, t0 + secs(4)), [Action::LostLeadership(Lost::Expired)]);
     assert_eq!(election.deadline(), None);
 }
 
@@ -159,13 +119,7 @@ fn leadership_ends_by_the_renew_deadline_though_the_call_hangs() {
 fn a_renewal_counts_from_its_sending() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(
-        election
-            .step(Event::WriteDone(lease("me", 11)), t0 + ms(2_500))
-            .len(),
-        1,
-        "renews again"
-    );
+    assert_eq!(election.step(Event::WriteDone(lease("me", 11)), t0 + ms(2_500)).len(), 1, "renews again");
     assert_eq!(election.leads_until(), Some(t0 + secs(5)));
     assert_eq!(election.leading(t0 + secs(4)), Some(10), "the epoch stays");
 }
@@ -174,10 +128,7 @@ fn a_renewal_counts_from_its_sending() {
 fn an_answer_after_the_deadline_makes_no_leader_but_another_try() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(
-        election.step(Event::Tick, t0 + secs(4)),
-        [Action::LostLeadership(Lost::Expired)]
-    );
+    assert_eq!(election.step(Event::Tick, t0 + secs(4)), [Action::LostLeadership(Lost::Expired)]);
     let actions = election.step(Event::WriteDone(lease("me", 11)), t0 + secs(5));
     assert_eq!(actions.len(), 1, "{actions:?}");
     assert_eq!(replaced(&actions).0, 11);
@@ -189,32 +140,19 @@ fn an_answer_after_the_deadline_makes_no_leader_but_another_try() {
 fn a_lost_answer_is_found_by_reading() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(
-        election.step(Event::WriteFailed, t0 + ms(2_500)),
-        [Action::Read]
-    );
+    assert_eq!(election.step(Event::WriteFailed, t0 + ms(2_500)), [Action::Read]);
     let actions = election.step(Event::Seen(Some(lease("me", 11))), t0 + ms(2_600));
     assert_eq!(replaced(&actions).0, 11);
-    assert_eq!(
-        election.leads_until(),
-        Some(t0 + secs(4)),
-        "a read renews nothing"
-    );
+    assert_eq!(election.leads_until(), Some(t0 + secs(4)), "a read renews nothing");
 }
 
 #[test]
 fn a_conflict_is_looked_into_and_ends_leadership_if_somebody_else_holds_it() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(
-        election.step(Event::WriteConflict, t0 + ms(1_010)),
-        [Action::Read]
-    );
+    assert_eq!(election.step(Event::WriteConflict, t0 + ms(1_010)), [Action::Read]);
     let actions = election.step(Event::Seen(Some(lease("other", 12))), t0 + ms(1_020));
-    assert_eq!(
-        actions,
-        [Action::LostLeadership(Lost::TakenBy("other".to_owned()))]
-    );
+    assert_eq!(actions, [Action::LostLeadership(Lost::TakenBy("other".to_owned()))]);
 }
 
 #[test]
@@ -225,10 +163,7 @@ fn a_deleted_lease_ends_leadership_and_is_made_again() {
     let actions = election.step(Event::Seen(None), t0 + ms(1_020));
     assert_eq!(actions, [Action::LostLeadership(Lost::Deleted)]);
     assert_eq!(election.deadline(), Some(t0 + secs(2)));
-    assert!(matches!(
-        election.step(Event::Tick, t0 + secs(2)).as_slice(),
-        [Action::Create(_)]
-    ));
+    assert!(matches!(election.step(Event::Tick, t0 + secs(2)).as_slice(), [Action::Create(_)]));
 }
 
 #[test]
@@ -259,20 +194,11 @@ fn conflicts_never_make_a_hot_loop() {
 fn a_shutdown_gives_the_lease_back() {
     let (mut election, t0) = leader();
     let actions = election.step(Event::Shutdown, t0 + ms(500));
-    assert_eq!(
-        actions.first(),
-        Some(&Action::LostLeadership(Lost::GivenUp))
-    );
+    assert_eq!(actions.first(), Some(&Action::LostLeadership(Lost::GivenUp)));
     let (version, claim) = replaced(&actions);
-    assert_eq!(
-        (version, claim.holder.as_str(), claim.transitions),
-        (10, "", 3)
-    );
+    assert_eq!((version, claim.holder.as_str(), claim.transitions), (10, "", 3));
     assert!(!election.is_over());
-    assert_eq!(
-        election.step(Event::WriteDone(lease("", 11)), t0 + ms(510)),
-        []
-    );
+    assert_eq!(election.step(Event::WriteDone(lease("", 11)), t0 + ms(510)), []);
     assert!(election.is_over());
     assert_eq!(election.deadline(), None);
 }
@@ -281,33 +207,16 @@ fn a_shutdown_gives_the_lease_back() {
 fn a_shutdown_during_a_renewal_waits_for_it_and_then_gives_the_lease_back() {
     let (mut election, t0) = leader();
     election.step(Event::Tick, t0 + secs(1));
-    assert_eq!(
-        election.step(Event::Shutdown, t0 + secs(1)),
-        [Action::LostLeadership(Lost::GivenUp)]
-    );
+    assert_eq!(election.step(Event::Shutdown, t0 + secs(1)), [Action::LostLeadership(Lost::GivenUp)]);
     let actions = election.step(Event::WriteDone(lease("me", 11)), t0 + ms(1_010));
     assert_eq!(
         replaced(&actions),
-        (
-            11,
-            &Claim {
-                holder: String::new(),
-                duration: secs(6),
-                transitions: 3,
-                acquired: None
-            }
-        )
+        (11, &Claim { holder: String::new(), duration: secs(6), transitions: 3, acquired: None })
     );
     assert_eq!(election.leading(t0 + ms(1_010)), None);
     // The answer is lost: one look, one more try, then it is left to expire.
-    assert_eq!(
-        election.step(Event::WriteFailed, t0 + secs(2)),
-        [Action::Read]
-    );
-    assert_eq!(
-        replaced(&election.step(Event::Seen(Some(lease("me", 11))), t0 + secs(2))).0,
-        11
-    );
+    assert_eq!(election.step(Event::WriteFailed, t0 + secs(2)), [Action::Read]);
+    assert_eq!(replaced(&election.step(Event::Seen(Some(lease("me", 11))), t0 + secs(2))).0, 11);
     assert_eq!(election.step(Event::WriteFailed, t0 + secs(3)), []);
     assert!(election.is_over());
 }

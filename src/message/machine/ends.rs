@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::moves::CONTRADICTION;
 use super::{
-    Action, Actions, Block, Call, Confirmed, Effect, End, Facts, Look, Machine, Noted, Outcome,
-    State, Wait, Why, after,
+    Action, Actions, Block, Call, Confirmed, Effect, End, Facts, Look, Machine, Noted, Outcome, State, Wait, Why, after,
 };
 use crate::message::{Answer, DeadReason, retry};
 
@@ -35,11 +34,7 @@ impl Machine {
     pub(super) fn not_sent(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) {
         self.tries.unsent += 1;
         if self.tries.unsent >= MOST_UNSENT {
-            self.give_up(
-                Why::NotSent,
-                retry::short(self.handed.delivered, self.seed),
-                actions,
-            );
+            self.give_up(Why::NotSent, retry::short(self.handed.delivered, self.seed), actions);
         } else {
             self.try_create(facts, now, actions);
         }
@@ -77,36 +72,19 @@ impl Machine {
                 self.refusal = None;
                 self.tries.conflicts += 1;
                 if self.tries.conflicts >= MOST_CONFLICTS {
-                    self.give_up(
-                        Why::Conflict,
-                        retry::refused(self.handed.delivered, self.seed),
-                        actions,
-                    );
+                    self.give_up(Why::Conflict, retry::refused(self.handed.delivered, self.seed), actions);
                 } else {
                     actions.push(Action::Count(Noted::ConflictRetried));
-                    let pause =
-                        retry::grow(CONFLICT_BASE, CONFLICT_CAP, self.tries.conflicts, self.seed);
-                    self.state = State::Waiting(Wait::Retry {
-                        at: after(now, pause),
-                    });
+                    let pause = retry::grow(CONFLICT_BASE, CONFLICT_CAP, self.tries.conflicts, self.seed);
+                    self.state = State::Waiting(Wait::Retry { at: after(now, pause) });
                 }
             }
-            Answer::NeverFits(refusal) => {
-                self.blocked(Block::NeverFits(refusal), Why::NeverFits, actions)
-            }
+            Answer::NeverFits(refusal) => self.blocked(Block::NeverFits(refusal), Why::NeverFits, actions),
             Answer::StatusUnknown { quota, resources } => {
-                self.refused_by_quota(
-                    Block::StatusUnknown { quota, resources },
-                    Why::StatusUnknown,
-                    actions,
-                );
+                self.refused_by_quota(Block::StatusUnknown { quota, resources }, Why::StatusUnknown, actions);
             }
             Answer::TargetRefused { what, text } => {
-                self.blocked(
-                    Block::TargetRefused { what, text },
-                    Why::TargetRefused,
-                    actions,
-                );
+                self.blocked(Block::TargetRefused { what, text }, Why::TargetRefused, actions);
             }
             Answer::Unauthorized => self.blocked(Block::Unauthorized, Why::Unauthorized, actions),
             Answer::Poison(reason, text) => self.bury(reason, text, actions),
@@ -131,11 +109,7 @@ impl Machine {
     pub(super) fn refused_by_quota(&mut self, block: Block, why: Why, actions: &mut Actions) {
         self.number_back(actions);
         actions.push(Action::Block(block));
-        self.give_up(
-            why,
-            retry::refused(self.handed.delivered, self.seed),
-            actions,
-        );
+        self.give_up(why, retry::refused(self.handed.delivered, self.seed), actions);
     }
 
     pub(super) fn give_up_growing(&mut self, why: Why, actions: &mut Actions) {
@@ -148,13 +122,7 @@ impl Machine {
         self.state = State::Waiting(Wait::Leave { why, delay });
     }
 
-    pub(super) fn leave(
-        &mut self,
-        why: Why,
-        delay: Duration,
-        now: Instant,
-        actions: &mut Actions,
-    ) -> bool {
+    pub(super) fn leave(&mut self, why: Why, delay: Duration, now: Instant, actions: &mut Actions) -> bool {
         if self.hold_over || now >= self.nak_end() || (self.link.lost && self.link.forgotten) {
             self.finish(Outcome::Abandoned(why), actions);
             return true;
@@ -167,19 +135,11 @@ impl Machine {
         true
     }
 
-    pub(super) fn left(
-        &mut self,
-        why: Why,
-        delay: Duration,
-        confirmed: Confirmed,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn left(&mut self, why: Why, delay: Duration, confirmed: Confirmed, actions: &mut Actions) {
         self.tries.naks += 1;
         match confirmed {
             Confirmed::Yes => self.finish(Outcome::Again(why), actions),
-            Confirmed::No if self.tries.naks >= MOST_NAKS => {
-                self.finish(Outcome::Abandoned(why), actions)
-            }
+            Confirmed::No if self.tries.naks >= MOST_NAKS => self.finish(Outcome::Abandoned(why), actions),
             Confirmed::No => self.state = State::Waiting(Wait::Leave { why, delay }),
         }
     }
@@ -197,11 +157,7 @@ impl Machine {
     }
 
     pub(super) fn no_longer_ours(&self) -> Option<Why> {
-        if self.link.lost {
-            Some(Why::ConnectionLost)
-        } else {
-            self.hold_over.then_some(Why::HoldOver)
-        }
+        if self.link.lost { Some(Why::ConnectionLost) } else { self.hold_over.then_some(Why::HoldOver) }
     }
 
     pub(super) fn dead_stored(&mut self, stored: Confirmed, now: Instant, actions: &mut Actions) {
@@ -219,9 +175,7 @@ impl Machine {
     }
 
     pub(super) fn bury_again(&mut self, at: Instant, now: Instant, actions: &mut Actions) -> bool {
-        let ends = self
-            .no_longer_ours()
-            .or_else(|| self.shutdown.then_some(Why::Shutdown));
+        let ends = self.no_longer_ours().or_else(|| self.shutdown.then_some(Why::Shutdown));
         if let Some(why) = ends {
             self.give_up(why, retry::short(self.handed.delivered, self.seed), actions);
             return true;
@@ -244,20 +198,12 @@ impl Machine {
         });
     }
 
-    pub(super) fn settled(
-        &mut self,
-        end: End,
-        confirmed: Confirmed,
-        now: Instant,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn settled(&mut self, end: End, confirmed: Confirmed, now: Instant, actions: &mut Actions) {
         self.tries.settlements += 1;
         match (confirmed, end) {
             (Confirmed::Yes, End::Ack(how)) => self.finish(Outcome::Done(how), actions),
             (Confirmed::Yes, End::Term(reason)) => self.finish(Outcome::Dead(reason), actions),
-            (Confirmed::No, End::Ack(_) | End::Term(_))
-                if self.tries.settlements < MOST_SETTLEMENTS =>
-            {
+            (Confirmed::No, End::Ack(_) | End::Term(_)) if self.tries.settlements < MOST_SETTLEMENTS => {
                 let at = self.call_again(self.tries.settlements, now);
                 self.state = State::Waiting(Wait::SettleAgain { end, at });
             }
@@ -265,13 +211,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn settle_again(
-        &mut self,
-        end: End,
-        at: Instant,
-        now: Instant,
-        actions: &mut Actions,
-    ) -> bool {
+    pub(super) fn settle_again(&mut self, end: End, at: Instant, now: Instant, actions: &mut Actions) -> bool {
         if now >= self.hold_end() {
             self.unconfirmed(end, actions);
             return true;

@@ -41,8 +41,8 @@ mod words;
 use std::time::{Duration, Instant};
 
 pub use words::{
-    Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Noted,
-    OnDoubt, Outcome, Terms, Why,
+    Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Noted, OnDoubt, Outcome,
+    Terms, Why,
 };
 
 use super::{CreditId, DeadReason, MessageId, QuotaRefusal};
@@ -171,13 +171,7 @@ enum End {
 impl Machine {
     /// The machine of a message that was handed out and has its credit. Nothing happens before [`Event::Start`].
     #[must_use]
-    pub fn new(
-        id: MessageId,
-        credit: CreditId,
-        terms: Terms,
-        handed: Handed,
-        now: Instant,
-    ) -> Self {
+    pub fn new(id: MessageId, credit: CreditId, terms: Terms, handed: Handed, now: Instant) -> Self {
         // A pull is never sent after its message: a later time would stretch the hold.
         let kept_from = handed.pull_sent.min(now);
         Self {
@@ -191,11 +185,7 @@ impl Machine {
             kept_from,
             progress_asked: None,
             progress_due: after(kept_from, terms.ack_wait / 3),
-            link: Link {
-                lost: false,
-                up: true,
-                forgotten: false,
-            },
+            link: Link { lost: false, up: true, forgotten: false },
             hold_over: false,
             stop: None,
             shutdown: false,
@@ -263,23 +253,15 @@ impl Machine {
                 | Wait::Record { until: at, .. }
                 | Wait::Retry { at }
                 | Wait::BuryAgain { at }
-                | Wait::LookAgain {
-                    at,
-                    look: Look::Redelivered | Look::Refused,
-                } => at.min(hold_end),
-                Wait::LookAgain {
-                    at,
-                    look: Look::Taken | Look::Unanswered,
-                }
-                | Wait::Answer { until: at } => at,
+                | Wait::LookAgain { at, look: Look::Redelivered | Look::Refused } => at.min(hold_end),
+                Wait::LookAgain { at, look: Look::Taken | Look::Unanswered } | Wait::Answer { until: at } => at,
                 Wait::Time => hold_end,
                 Wait::SettleAgain { at, .. } if self.link.up => at.min(hold_end),
                 Wait::SettleAgain { .. } => hold_end,
                 Wait::Leave { .. } => self.nak_end(),
             }),
         };
-        let progress =
-            (self.keeps_alive() && self.progress_asked.is_none()).then_some(self.progress_due);
+        let progress = (self.keeps_alive() && self.progress_asked.is_none()).then_some(self.progress_due);
         state.into_iter().chain(progress).min()
     }
 
@@ -302,37 +284,25 @@ impl Machine {
 
             // What is true from now on; a state that waits looks at it next, a call is answered first.
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::Tick) => {}
-            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::ConnectionLost) => {
-                self.link.lost = true
-            }
-            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::LeaseOver) => {
-                self.stop_for(Why::LeaseOver)
-            }
-            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::HolderDead) => {
-                self.stop_for(Why::HolderDead)
-            }
+            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::ConnectionLost) => self.link.lost = true,
+            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::LeaseOver) => self.stop_for(Why::LeaseOver),
+            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::HolderDead) => self.stop_for(Why::HolderDead),
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::Shutdown) => {
                 self.stop_for(Why::Shutdown);
                 self.shutdown = true;
             }
-            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::ProgressConfirmed) => {
-                self.progress_confirmed(now)
-            }
+            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::ProgressConfirmed) => self.progress_confirmed(now),
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::ProgressFailed) => {
                 self.progress_failed(now, actions);
             }
 
-            (Calling(Lookup(look)), Event::Looked(looked)) => {
-                self.looked(look, looked, facts, now, actions)
-            }
+            (Calling(Lookup(look)), Event::Looked(looked)) => self.looked(look, looked, facts, now, actions),
             (Calling(Version), Event::Version(version)) => self.version(version, now, actions),
             (Calling(Render), Event::Rendered(Ok(()))) => {
                 self.rendered = true;
                 self.try_create(facts, now, actions);
             }
-            (Calling(Render), Event::Rendered(Err((reason, text)))) => {
-                self.bury(reason, text, actions)
-            }
+            (Calling(Render), Event::Rendered(Err((reason, text)))) => self.bury(reason, text, actions),
             (Calling(Create { .. }), Event::Created) => {
                 self.number_made(actions);
                 self.settle(End::Ack(How::Made), actions);
@@ -343,43 +313,24 @@ impl Machine {
             (Calling(Create { ordered }), Event::NoAnswer) => self.unanswered(ordered, actions),
             (Calling(Create { .. }), Event::NotSent) => self.not_sent(facts, now, actions),
             (Calling(Bury), Event::DeadStored(stored)) => self.dead_stored(stored, now, actions),
-            (Calling(Settle(end)), Event::Acked(confirmed)) => {
-                self.settled(end, confirmed, now, actions)
-            }
-            (Calling(Nak { why, delay }), Event::Acked(confirmed)) => {
-                self.left(why, delay, confirmed, actions)
-            }
+            (Calling(Settle(end)), Event::Acked(confirmed)) => self.settled(end, confirmed, now, actions),
+            (Calling(Nak { why, delay }), Event::Acked(confirmed)) => self.left(why, delay, confirmed, actions),
 
             // Answers that no call under way has asked for.
-            (
-                Idle | Waiting(_) | Finished(_),
-                Event::Looked(_) | Event::Version(_) | Event::Rendered(_),
-            )
+            (Idle | Waiting(_) | Finished(_), Event::Looked(_) | Event::Version(_) | Event::Rendered(_))
             | (
                 Idle | Waiting(_) | Finished(_),
                 Event::Created | Event::Refused(_) | Event::NoAnswer | Event::NotSent,
             )
             | (Idle | Waiting(_) | Finished(_), Event::DeadStored(_) | Event::Acked(_))
-            | (
-                Calling(Version | Render | Create { .. } | Bury | Settle(_) | Nak { .. }),
-                Event::Looked(_),
-            )
-            | (
-                Calling(Lookup(_) | Render | Create { .. } | Bury | Settle(_) | Nak { .. }),
-                Event::Version(_),
-            )
-            | (
-                Calling(Lookup(_) | Version | Create { .. } | Bury | Settle(_) | Nak { .. }),
-                Event::Rendered(_),
-            )
+            | (Calling(Version | Render | Create { .. } | Bury | Settle(_) | Nak { .. }), Event::Looked(_))
+            | (Calling(Lookup(_) | Render | Create { .. } | Bury | Settle(_) | Nak { .. }), Event::Version(_))
+            | (Calling(Lookup(_) | Version | Create { .. } | Bury | Settle(_) | Nak { .. }), Event::Rendered(_))
             | (
                 Calling(Lookup(_) | Version | Render | Bury | Settle(_) | Nak { .. }),
                 Event::Created | Event::Refused(_) | Event::NoAnswer | Event::NotSent,
             )
-            | (
-                Calling(Lookup(_) | Version | Render | Create { .. } | Settle(_) | Nak { .. }),
-                Event::DeadStored(_),
-            )
+            | (Calling(Lookup(_) | Version | Render | Create { .. } | Settle(_) | Nak { .. }), Event::DeadStored(_))
             | (Calling(Lookup(_) | Version | Render | Create { .. } | Bury), Event::Acked(_)) => {}
         }
     }
@@ -395,34 +346,23 @@ impl Machine {
                     now >= until && self.lookup(Look::Redelivered, actions)
                 }
             }
-            Wait::LookAgain {
-                at,
-                look: look @ (Look::Redelivered | Look::Refused),
-            } => {
-                self.leaves_or_is_done(facts, now, actions)
-                    || (now >= at && self.lookup(look, actions))
+            Wait::LookAgain { at, look: look @ (Look::Redelivered | Look::Refused) } => {
+                self.leaves_or_is_done(facts, now, actions) || (now >= at && self.lookup(look, actions))
             }
             // The number is open until this is answered, whatever became of the message.
-            Wait::LookAgain {
-                at,
-                look: look @ (Look::Taken | Look::Unanswered),
-            } => now >= at && self.lookup(look, actions),
+            Wait::LookAgain { at, look: look @ (Look::Taken | Look::Unanswered) } => {
+                now >= at && self.lookup(look, actions)
+            }
             Wait::Answer { until } => now >= until && self.lookup(Look::Unanswered, actions),
             Wait::VersionAgain { at } => {
-                self.leaves_or_is_done(facts, now, actions)
-                    || (now >= at && self.read_version(actions))
+                self.leaves_or_is_done(facts, now, actions) || (now >= at && self.read_version(actions))
             }
             Wait::Record { version, until } => {
-                self.leaves_or_is_done(facts, now, actions)
-                    || self.record_reached(version, until, facts, now, actions)
+                self.leaves_or_is_done(facts, now, actions) || self.record_reached(version, until, facts, now, actions)
             }
-            Wait::Time => {
-                self.leaves_or_is_done(facts, now, actions)
-                    || self.time_is_renewed(facts, now, actions)
-            }
+            Wait::Time => self.leaves_or_is_done(facts, now, actions) || self.time_is_renewed(facts, now, actions),
             Wait::Retry { at } => {
-                self.leaves_or_is_done(facts, now, actions)
-                    || (now >= at && self.lookup(Look::Refused, actions))
+                self.leaves_or_is_done(facts, now, actions) || (now >= at && self.lookup(Look::Refused, actions))
             }
             Wait::BuryAgain { at } => self.bury_again(at, now, actions),
             Wait::SettleAgain { end, at } => self.settle_again(end, at, now, actions),
@@ -441,10 +381,7 @@ impl Machine {
 
     /// Until when a nak may be sent: it needs some time to arrive.
     fn nak_end(&self) -> Instant {
-        after(
-            self.kept_from,
-            self.terms.ack_wait - self.terms.ack_wait / 10,
-        )
+        after(self.kept_from, self.terms.ack_wait - self.terms.ack_wait / 10)
     }
 
     /// Whether a create that is ordered now is over before the server may deliver the message to another.
@@ -465,9 +402,7 @@ impl Machine {
                 | Wait::Answer { .. }
                 | Wait::BuryAgain { .. },
             )
-            | State::Calling(
-                Call::Lookup(_) | Call::Version | Call::Render | Call::Create { .. } | Call::Bury,
-            ) => true,
+            | State::Calling(Call::Lookup(_) | Call::Version | Call::Render | Call::Create { .. } | Call::Bury) => true,
             State::Idle
             | State::Waiting(Wait::SettleAgain { .. } | Wait::Leave { .. })
             | State::Calling(Call::Settle(_) | Call::Nak { .. })
@@ -487,9 +422,7 @@ impl Machine {
 /// A time that can't be told is never reached early: the latest that can.
 fn after(from: Instant, wait: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-    from.checked_add(wait)
-        .or_else(|| from.checked_add(FAR))
-        .unwrap_or(from)
+    from.checked_add(wait).or_else(|| from.checked_add(FAR)).unwrap_or(from)
 }
 
 #[cfg(test)]

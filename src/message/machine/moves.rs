@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Actions, Block, Call, Effect, End, Facts, Found, How, Look, Looked, Machine, Noted,
-    OnDoubt, State, Wait, Why, after,
+    Action, Actions, Block, Call, Effect, End, Facts, Found, How, Look, Looked, Machine, Noted, OnDoubt, State, Wait,
+    Why, after,
 };
 use crate::message::{DeadReason, Says, retry};
 
@@ -33,9 +33,7 @@ impl Machine {
             Effect::Object if self.handed.fresh => self.render(actions),
             // `wake` looks at once where the time has come.
             Effect::Object => {
-                self.state = State::Waiting(Wait::Pause {
-                    until: self.handed.not_before.unwrap_or(now),
-                });
+                self.state = State::Waiting(Wait::Pause { until: self.handed.not_before.unwrap_or(now) });
             }
         }
     }
@@ -57,12 +55,7 @@ impl Machine {
     // ---- before a create ----
 
     /// Ends what was not created: true when the record knows the message, or it can't go on.
-    pub(super) fn leaves_or_is_done(
-        &mut self,
-        facts: &Facts,
-        now: Instant,
-        actions: &mut Actions,
-    ) -> bool {
+    pub(super) fn leaves_or_is_done(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) -> bool {
         if facts.record == Says::Done {
             self.number_back(actions);
             self.settle(End::Ack(How::Recorded), actions);
@@ -78,9 +71,7 @@ impl Machine {
     /// Why no create may follow in this delivery.
     fn must_leave(&self, facts: &Facts, now: Instant) -> Option<Why> {
         let lease_over = facts.lease_until.is_none_or(|until| until <= now);
-        self.stop
-            .or_else(|| self.no_longer_ours())
-            .or_else(|| lease_over.then_some(Why::LeaseOver))
+        self.stop.or_else(|| self.no_longer_ours()).or_else(|| lease_over.then_some(Why::LeaseOver))
     }
 
     fn render(&mut self, actions: &mut Actions) {
@@ -100,19 +91,9 @@ impl Machine {
         true
     }
 
-    pub(super) fn looked(
-        &mut self,
-        look: Look,
-        looked: Looked,
-        facts: &Facts,
-        now: Instant,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn looked(&mut self, look: Look, looked: Looked, facts: &Facts, now: Instant, actions: &mut Actions) {
         match (looked, look) {
-            (
-                Looked::Found(found),
-                Look::Redelivered | Look::Refused | Look::Taken | Look::Unanswered,
-            ) => {
+            (Looked::Found(found), Look::Redelivered | Look::Refused | Look::Taken | Look::Unanswered) => {
                 self.found(&found, actions);
             }
             (Looked::Absent, Look::Refused) => self.absent_after_refusal(facts, now, actions),
@@ -147,8 +128,7 @@ impl Machine {
     fn found(&mut self, found: &Found, actions: &mut Actions) {
         if found.message.as_deref() != Some(self.id.annotation().as_str()) {
             let whose = found.message.as_deref().unwrap_or("none");
-            let text =
-                format!("the name is taken by an object whose message annotation is {whose}");
+            let text = format!("the name is taken by an object whose message annotation is {whose}");
             self.bury(DeadReason::ForeignObject, text, actions);
             return;
         }
@@ -162,23 +142,16 @@ impl Machine {
 
     /// The refused create was not hiding an object: again, with the same number.
     fn absent_after_refusal(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) {
-        let late = self
-            .refused_at
-            .is_some_and(|first| now >= after(first, CONTRADICTION));
+        let late = self.refused_at.is_some_and(|first| now >= after(first, CONTRADICTION));
         match self.refusal.take() {
-            Some(refusal) if late => {
-                self.refused_by_quota(Block::QuotaRefused(refusal), Why::QuotaRefused, actions)
-            }
+            Some(refusal) if late => self.refused_by_quota(Block::QuotaRefused(refusal), Why::QuotaRefused, actions),
             Some(_) | None => self.try_create(facts, now, actions),
         }
     }
 
     pub(super) fn version(&mut self, version: Option<u64>, now: Instant, actions: &mut Actions) {
         if let Some(version) = version {
-            self.state = State::Waiting(Wait::Record {
-                version,
-                until: after(now, RECORD_WAIT),
-            });
+            self.state = State::Waiting(Wait::Record { version, until: after(now, RECORD_WAIT) });
             return;
         }
         self.tries.versions += 1;
@@ -204,11 +177,7 @@ impl Machine {
             if now < until {
                 return false;
             }
-            self.give_up(
-                Why::RecordBehind,
-                retry::short(self.handed.delivered, self.seed),
-                actions,
-            );
+            self.give_up(Why::RecordBehind, retry::short(self.handed.delivered, self.seed), actions);
             return true;
         }
         if facts.in_doubt {
@@ -252,27 +221,16 @@ impl Machine {
         if std::mem::take(&mut self.doubtful) {
             actions.push(Action::Count(Noted::PossibleDuplicate));
         }
-        actions.push(Action::Create {
-            send_by: after(now, self.terms.create_timeout / 2),
-        });
+        actions.push(Action::Create { send_by: after(now, self.terms.create_timeout / 2) });
     }
 
     /// A confirmed in-progress gives the time, unless `ack_wait` is too short for any.
-    pub(super) fn time_is_renewed(
-        &mut self,
-        facts: &Facts,
-        now: Instant,
-        actions: &mut Actions,
-    ) -> bool {
+    pub(super) fn time_is_renewed(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) -> bool {
         let goes_on = self.has_time(now);
         if goes_on {
             self.try_create(facts, now, actions);
         } else if self.tries.renewals >= MOST_RENEWALS {
-            self.give_up(
-                Why::HoldOver,
-                retry::short(self.handed.delivered, self.seed),
-                actions,
-            );
+            self.give_up(Why::HoldOver, retry::short(self.handed.delivered, self.seed), actions);
             return true;
         }
         goes_on
@@ -299,11 +257,7 @@ impl Machine {
         }
         self.progress_due = after(now, self.terms.ack_wait / 12);
         if matches!(self.state, State::Waiting(Wait::Time)) {
-            self.give_up(
-                Why::HoldOver,
-                retry::short(self.handed.delivered, self.seed),
-                actions,
-            );
+            self.give_up(Why::HoldOver, retry::short(self.handed.delivered, self.seed), actions);
         }
     }
 

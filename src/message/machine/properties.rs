@@ -20,10 +20,7 @@ fn id() -> MessageId {
 }
 
 fn credit() -> CreditId {
-    CreditId {
-        holder: HolderId::new("h"),
-        number: 1,
-    }
+    CreditId { holder: HolderId::new("h"), number: 1 }
 }
 
 /// A broken promise.
@@ -113,25 +110,16 @@ impl Judge {
                 self.has_effect |= matches!(looked, Looked::Found(f) if f.message == Some(id().annotation()));
                 self.absent = *looked == Looked::Absent;
                 self.proven |= self.absent && facts.record_version.is_none();
-                let proves = self
-                    .doubt
-                    .zip(self.lookup_ordered)
-                    .is_some_and(|(posted, asked)| asked >= posted + P);
+                let proves = self.doubt.zip(self.lookup_ordered).is_some_and(|(posted, asked)| asked >= posted + P);
                 if proves && *looked != Looked::Failed {
                     self.doubt = None;
                 }
             }
-            (Some(Action::ReadVersion), Event::Version(version)) => {
-                (self.call, self.version) = (None, *version)
-            }
+            (Some(Action::ReadVersion), Event::Version(version)) => (self.call, self.version) = (None, *version),
             (Some(Action::Render), Event::Rendered(_)) => self.call = None,
-            (Some(Action::Create { .. }), Event::Created) => {
-                (self.call, self.has_effect) = (None, true)
-            }
+            (Some(Action::Create { .. }), Event::Created) => (self.call, self.has_effect) = (None, true),
             (Some(Action::Create { .. }), Event::NotSent) => self.call = None,
-            (Some(Action::Create { .. }), Event::NoAnswer) => {
-                (self.call, self.doubt) = (None, self.create_ordered)
-            }
+            (Some(Action::Create { .. }), Event::NoAnswer) => (self.call, self.doubt) = (None, self.create_ordered),
             (Some(Action::Create { .. }), Event::Refused(answer)) => {
                 self.call = None;
                 if matches!(answer, Answer::Throttled { .. } | Answer::Unknown { .. }) {
@@ -146,9 +134,7 @@ impl Judge {
                 self.call = None;
                 self.dead_stored |= *stored == Confirmed::Yes;
             }
-            (Some(Action::Ack | Action::Term(_) | Action::Nak(_)), Event::Acked(_)) => {
-                self.call = None
-            }
+            (Some(Action::Ack | Action::Term(_) | Action::Nak(_)), Event::Acked(_)) => self.call = None,
             (_, _) => {}
         }
         self.was_in_doubt |= self.doubt.is_some();
@@ -158,10 +144,7 @@ impl Judge {
         if self.doubt.is_some() {
             (self.absent, self.version, self.proven) = (false, None, false);
         }
-        self.proven |= self.absent
-            && self
-                .version
-                .is_some_and(|v| facts.record_version.is_some_and(|r| r >= v));
+        self.proven |= self.absent && self.version.is_some_and(|v| facts.record_version.is_some_and(|r| r >= v));
     }
 
     fn sees(&mut self, action: &Action, facts: &Facts, now: Instant) -> Verdict {
@@ -179,9 +162,7 @@ impl Judge {
                 promise!(*send_by == now + P / 2);
                 // A fresh one needs a proof only after a create that may have made something.
                 let first = self.create_ordered.is_none();
-                if self.handed.effect == Effect::Object
-                    && !(self.handed.fresh && (first || !self.was_in_doubt))
-                {
+                if self.handed.effect == Effect::Object && !(self.handed.fresh && (first || !self.was_in_doubt)) {
                     promise!(self.absent, "no lookup");
                     promise!(self.proven, "the record has not looked that far");
                 }
@@ -192,10 +173,7 @@ impl Judge {
             Action::Nak(delay) => {
                 promise!(*delay >= Duration::from_millis(10), "a hot loop");
                 promise!(!open && self.doubt.is_none());
-                promise!(
-                    now < self.kept_from + ACK_WAIT,
-                    "a nak of another's delivery"
-                );
+                promise!(now < self.kept_from + ACK_WAIT, "a nak of another's delivery");
                 promise!(facts.connected && facts.forgetful <= self.handed.connection);
             }
             Action::Progress => {
@@ -208,10 +186,7 @@ impl Judge {
             }
             Action::Return(n) => {
                 promise!(*n == 1);
-                promise!(
-                    self.doubt.is_none(),
-                    "a number returned while its create may land"
-                );
+                promise!(self.doubt.is_none(), "a number returned while its create may land");
                 self.returned += 1;
             }
             Action::Block(_) | Action::Count(_) => {}
@@ -272,14 +247,8 @@ impl Dice {
         match self.below(8) {
             0..3 => Looked::Absent,
             3..5 => Looked::Failed,
-            5 => Looked::Found(Found {
-                message,
-                credit: Some(credit().annotation()),
-            }),
-            6 => Looked::Found(Found {
-                message,
-                credit: None,
-            }),
+            5 => Looked::Found(Found { message, credit: Some(credit().annotation()) }),
+            6 => Looked::Found(Found { message, credit: None }),
             _ => Looked::Found(Found::default()),
         }
     }
@@ -289,11 +258,7 @@ impl Dice {
     }
 
     fn rendered(&mut self) -> Result<(), (DeadReason, String)> {
-        if self.percent(85) {
-            Ok(())
-        } else {
-            Err((DeadReason::Template, String::new()))
-        }
+        if self.percent(85) { Ok(()) } else { Err((DeadReason::Template, String::new())) }
     }
 
     fn answer(&mut self) -> Answer {
@@ -302,16 +267,10 @@ impl Dice {
             0 => Answer::AlreadyExists,
             1..4 => Answer::QuotaExceeded(refusal),
             4 => Answer::NeverFits(refusal),
-            5 => Answer::StatusUnknown {
-                quota: text,
-                resources: vec![],
-            },
+            5 => Answer::StatusUnknown { quota: text, resources: vec![] },
             6..8 => Answer::QuotaConflict,
             8 => Answer::Poison(DeadReason::InvalidObject, text),
-            9 => Answer::TargetRefused {
-                what: RefusedWhat::Kind,
-                text,
-            },
+            9 => Answer::TargetRefused { what: RefusedWhat::Kind, text },
             10 => Answer::Unauthorized,
             11 => Answer::Throttled { after: None },
             12 => Answer::Unknown { text },
@@ -347,11 +306,7 @@ impl Dice {
             return self.any_event();
         }
         if judge.progress.is_some() && self.percent(60) {
-            return if self.percent(70) {
-                Event::ProgressConfirmed
-            } else {
-                Event::ProgressFailed
-            };
+            return if self.percent(70) { Event::ProgressConfirmed } else { Event::ProgressFailed };
         }
         match &judge.call {
             None => Event::Tick,
@@ -384,9 +339,7 @@ impl Dice {
             }
             7..20 => facts.contradicted = !facts.contradicted,
             20 => facts.record_version = None,
-            21..40 => {
-                facts.record_version = Some(facts.record_version.unwrap_or(0).max(self.below(25)))
-            }
+            21..40 => facts.record_version = Some(facts.record_version.unwrap_or(0).max(self.below(25))),
             _ => {}
         }
     }
@@ -404,31 +357,17 @@ impl World {
     fn new(dice: &mut Dice) -> Self {
         #[allow(clippy::disallowed_methods)] // Any instant serves as the first.
         let now = Instant::now();
-        let pull_age = if dice.percent(70) {
-            dice.below(500)
-        } else {
-            dice.below(35_000)
-        };
+        let pull_age = if dice.percent(70) { dice.below(500) } else { dice.below(35_000) };
         let handed = Handed {
             delivered: 1,
             pull_sent: now - Duration::from_millis(pull_age),
             connection: 1,
             fresh: dice.percent(50),
-            not_before: dice
-                .percent(30)
-                .then(|| now + Duration::from_millis(dice.below(12_000))),
-            effect: if dice.percent(15) {
-                Effect::Instant
-            } else {
-                Effect::Object
-            },
+            not_before: dice.percent(30).then(|| now + Duration::from_millis(dice.below(12_000))),
+            effect: if dice.percent(15) { Effect::Instant } else { Effect::Object },
         };
         let on_doubt = dice.pick(&[OnDoubt::Create, OnDoubt::Dead]);
-        let terms = Terms {
-            create_timeout: P,
-            ack_wait: ACK_WAIT,
-            on_doubt,
-        };
+        let terms = Terms { create_timeout: P, ack_wait: ACK_WAIT, on_doubt };
         let facts = Facts {
             record: Says::NotYet,
             record_version: Some(0),
@@ -440,13 +379,7 @@ impl World {
             contradicted: false,
         };
         let machine = Machine::new(id(), credit(), terms, handed, now);
-        Self {
-            machine,
-            judge: Judge::new(handed),
-            facts,
-            now,
-            log: vec![],
-        }
+        Self { machine, judge: Judge::new(handed), facts, now, log: vec![] }
     }
 
     fn step(&mut self, event: Event) -> Verdict {
@@ -469,19 +402,12 @@ impl World {
     }
 
     fn story(&self) -> String {
-        self.log
-            .iter()
-            .map(|(event, actions)| format!("{event:?} -> {actions:?}\n"))
-            .collect()
+        self.log.iter().map(|(event, actions)| format!("{event:?} -> {actions:?}\n")).collect()
     }
 
     fn turn(&mut self, dice: &mut Dice, rubbish: u64) -> Verdict {
         let to_deadline = dice.percent(50) && self.judge.call.is_none();
-        let wait = if dice.percent(80) {
-            dice.below(200)
-        } else {
-            dice.below(40_000)
-        };
+        let wait = if dice.percent(80) { dice.below(200) } else { dice.below(40_000) };
         match self.machine.deadline() {
             Some(at) if to_deadline => self.now = self.now.max(at),
             Some(_) | None => self.now += Duration::from_millis(wait),
@@ -543,16 +469,11 @@ fn play(seed: u64, turns: u64) -> Verdict {
 
 #[test]
 fn promises_hold_under_any_order_of_events() {
-    let worlds = std::env::var("JETGATE_TEST_WORLDS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(30_000);
+    let worlds = std::env::var("JETGATE_TEST_WORLDS").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000);
     for seed in 0..worlds {
         let turns = seed % 60;
         if play(seed, turns).is_err() {
-            let (least, broken) = (0..=turns)
-                .find_map(|n| play(seed, n).err().map(|e| (n, e)))
-                .unwrap();
+            let (least, broken) = (0..=turns).find_map(|n| play(seed, n).err().map(|e| (n, e))).unwrap();
             panic!("seed {seed}, {least} turns: {broken}");
         }
     }

@@ -3,11 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn target() -> CreateTarget {
-    CreateTarget {
-        group: "example.com".into(),
-        plural: "widgets".into(),
-        kind: "Widget".into(),
-    }
+    CreateTarget { group: "example.com".into(), plural: "widgets".into(), kind: "Widget".into() }
 }
 
 /// A status about our object.
@@ -36,41 +32,24 @@ fn class(status: &ApiStatus) -> Answer {
 
 #[test]
 fn a_full_quota() {
-    let Answer::QuotaExceeded(refusal) = class(&forbidden(FULL)) else {
-        panic!("{:?}", class(&forbidden(FULL)))
-    };
+    let Answer::QuotaExceeded(refusal) = class(&forbidden(FULL)) else { panic!("{:?}", class(&forbidden(FULL))) };
     assert_eq!(refusal.quota, "team-quota");
-    assert_eq!(
-        refusal.requested,
-        BTreeMap::from([("count/widgets.example.com".into(), "1".into())])
-    );
-    assert_eq!(
-        refusal.used,
-        BTreeMap::from([("count/widgets.example.com".into(), "5".into())])
-    );
+    assert_eq!(refusal.requested, BTreeMap::from([("count/widgets.example.com".into(), "1".into())]));
+    assert_eq!(refusal.used, BTreeMap::from([("count/widgets.example.com".into(), "5".into())]));
     assert_eq!(refusal.limited, refusal.used);
 }
 
 #[test]
 fn several_resources_of_a_core_kind() {
-    let core = CreateTarget {
-        group: String::new(),
-        plural: "pods".into(),
-        kind: "Pod".into(),
-    };
+    let core = CreateTarget { group: String::new(), plural: "pods".into(), kind: "Pod".into() };
     let mut full = forbidden(
         "pods \"p\" is forbidden: exceeded quota: q, requested: limits.cpu=1500m,requests.cpu=500m, \
          used: limits.cpu=1,requests.cpu=1, limited: limits.cpu=2,requests.cpu=1",
     );
     (full.kind, full.group) = ("pods".into(), String::new());
-    let Answer::QuotaExceeded(refusal) = classify(&full, &core) else {
-        panic!("{:?}", classify(&full, &core))
-    };
+    let Answer::QuotaExceeded(refusal) = classify(&full, &core) else { panic!("{:?}", classify(&full, &core)) };
     assert_eq!(refusal.requested.len(), 2);
-    assert_eq!(
-        refusal.limited.get("requests.cpu").map(String::as_str),
-        Some("1")
-    );
+    assert_eq!(refusal.limited.get("requests.cpu").map(String::as_str), Some("1"));
 }
 
 #[test]
@@ -87,11 +66,7 @@ fn more_than_the_quota_allows_at_all() {
             "widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: cpu={requested}, used: cpu=0, limited: cpu={limited}"
         );
         let got = class(&forbidden(&text));
-        assert_eq!(
-            matches!(got, Answer::NeverFits(_)),
-            never,
-            "{requested} of {limited}: {got:?}"
-        );
+        assert_eq!(matches!(got, Answer::NeverFits(_)), never, "{requested} of {limited}: {got:?}");
         assert_eq!(matches!(got, Answer::QuotaExceeded(_)), !never);
     }
 }
@@ -100,35 +75,20 @@ fn more_than_the_quota_allows_at_all() {
 fn the_rows_of_the_table() {
     let on = |text: &str| forbidden(&format!("widgets.example.com \"w-1\" is forbidden: {text}"));
     assert_eq!(
-        class(&on(
-            "status unknown for quota: team-quota, resources: count/widgets.example.com,pods"
-        )),
+        class(&on("status unknown for quota: team-quota, resources: count/widgets.example.com,pods")),
         Answer::StatusUnknown {
             quota: "team-quota".into(),
             resources: vec!["count/widgets.example.com".into(), "pods".into()]
         }
     );
     let refused = |status: &ApiStatus| {
-        let Answer::TargetRefused { what, text } = class(status) else {
-            panic!("{:?}", class(status))
-        };
+        let Answer::TargetRefused { what, text } = class(status) else { panic!("{:?}", class(status)) };
         assert_eq!(text, status.message);
         what
     };
-    assert_eq!(
-        refused(&on("failed quota: q: must specify limits.cpu for: c")),
-        RefusedWhat::MustSpecify
-    );
-    assert_eq!(
-        refused(&on(
-            "insufficient quota to consume: count/widgets.example.com"
-        )),
-        RefusedWhat::NoQuota
-    );
-    assert!(matches!(
-        class(&on("quota usage is negative for resource(s): cpu")),
-        Answer::Unknown { .. }
-    ));
+    assert_eq!(refused(&on("failed quota: q: must specify limits.cpu for: c")), RefusedWhat::MustSpecify);
+    assert_eq!(refused(&on("insufficient quota to consume: count/widgets.example.com")), RefusedWhat::NoQuota);
+    assert!(matches!(class(&on("quota usage is negative for resource(s): cpu")), Answer::Unknown { .. }));
 
     // The right to create is checked before there is a name.
     let rights = forbidden(
@@ -136,21 +96,13 @@ fn the_rows_of_the_table() {
          in API group \"example.com\" in the namespace \"team\"",
     );
     assert_eq!(refused(&rights), RefusedWhat::Rights);
-    let mut going =
-        on("unable to create new content in namespace team because it is being terminated");
-    going.causes = vec![Cause {
-        reason: "NamespaceTerminating".into(),
-        ..Cause::default()
-    }];
+    let mut going = on("unable to create new content in namespace team because it is being terminated");
+    going.causes = vec![Cause { reason: "NamespaceTerminating".into(), ..Cause::default() }];
     assert_eq!(refused(&going), RefusedWhat::Namespace);
 
     for code in [404, 405, 406, 415] {
         assert_eq!(
-            refused(&status(
-                code,
-                "NotFound",
-                "the server could not find the requested resource"
-            )),
+            refused(&status(code, "NotFound", "the server could not find the requested resource")),
             RefusedWhat::Kind
         );
     }
@@ -159,89 +111,45 @@ fn the_rows_of_the_table() {
     assert_eq!(refused(&no_namespace), RefusedWhat::Namespace);
 
     assert_eq!(
-        class(&status(
-            409,
-            "AlreadyExists",
-            "widgets.example.com \"w-1\" already exists"
-        )),
+        class(&status(409, "AlreadyExists", "widgets.example.com \"w-1\" already exists")),
         Answer::AlreadyExists
     );
-    let mut race = status(
-        409,
-        "Conflict",
-        "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified",
-    );
+    let mut race =
+        status(409, "Conflict", "Operation cannot be fulfilled on resourcequotas \"q\": the object has been modified");
     (race.kind, race.group) = ("resourcequotas".into(), String::new());
     assert_eq!(class(&race), Answer::QuotaConflict);
 
     for code in [400, 422] {
-        assert_eq!(
-            class(&status(code, "Invalid", "no")),
-            Answer::Poison(DeadReason::InvalidObject, "no".into())
-        );
+        assert_eq!(class(&status(code, "Invalid", "no")), Answer::Poison(DeadReason::InvalidObject, "no".into()));
     }
     let large = "Request entity too large: limit is 3145728";
-    assert_eq!(
-        class(&status(413, "RequestEntityTooLarge", large)),
-        Answer::Poison(DeadReason::TooLarge, large.into())
-    );
+    assert_eq!(class(&status(413, "RequestEntityTooLarge", large)), Answer::Poison(DeadReason::TooLarge, large.into()));
     let store = "etcdserver: request is too large";
-    assert_eq!(
-        class(&status(500, "", store)),
-        Answer::Poison(DeadReason::TooLarge, store.into())
-    );
+    assert_eq!(class(&status(500, "", store)), Answer::Poison(DeadReason::TooLarge, store.into()));
 
-    assert_eq!(
-        class(&status(401, "Unauthorized", "Unauthorized")),
-        Answer::Unauthorized
-    );
+    assert_eq!(class(&status(401, "Unauthorized", "Unauthorized")), Answer::Unauthorized);
     let after = Some(Duration::from_secs(1));
-    let slow = ApiStatus {
-        retry_after: after,
-        ..status(429, "TooManyRequests", "slow down")
-    };
+    let slow = ApiStatus { retry_after: after, ..status(429, "TooManyRequests", "slow down") };
     assert_eq!(class(&slow), Answer::Throttled { after });
     for (code, text) in [
-        (
-            500,
-            "Internal error occurred: resource quota evaluation timed out",
-        ),
-        (
-            500,
-            "Internal error occurred: failed calling webhook \"w\": connection refused",
-        ),
+        (500, "Internal error occurred: resource quota evaluation timed out"),
+        (500, "Internal error occurred: failed calling webhook \"w\": connection refused"),
         (502, "bad gateway"),
         (503, "unavailable"),
-        (
-            504,
-            "Timeout: request did not complete within requested timeout",
-        ),
+        (504, "Timeout: request did not complete within requested timeout"),
         (408, "timeout"),
         (0, ""),
     ] {
-        assert_eq!(
-            class(&status(code, "", text)),
-            Answer::Unknown { text: text.into() }
-        );
+        assert_eq!(class(&status(code, "", text)), Answer::Unknown { text: text.into() });
     }
 }
 
 #[test]
 fn look_alikes_are_tried_again() {
-    let again = |status: &ApiStatus| {
-        assert!(
-            matches!(class(status), Answer::Again { .. }),
-            "{:?}",
-            class(status)
-        )
-    };
+    let again = |status: &ApiStatus| assert!(matches!(class(status), Answer::Again { .. }), "{:?}", class(status));
     // A webhook may say what it likes, with any code.
     for code in [400, 403, 404, 409, 413, 422, 429] {
-        again(&status(
-            code,
-            "Forbidden",
-            &format!("admission webhook \"w.example.com\" denied the request: {FULL}"),
-        ));
+        again(&status(code, "Forbidden", &format!("admission webhook \"w.example.com\" denied the request: {FULL}")));
     }
     again(&status(
         422,
@@ -249,51 +157,24 @@ fn look_alikes_are_tried_again() {
         "widgets.example.com \"w-1\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
     ));
     // Words in the wrong place, of another resource, in another shape.
-    again(&forbidden(
-        "policy says: exceeded quota: q, requested: a=1, used: a=1, limited: a=1",
-    ));
-    again(&forbidden(&FULL.replace(
-        "widgets.example.com \"w-1\"",
-        "gadgets.example.com \"w-1\"",
-    )));
-    again(&forbidden(
-        "widgets.example.com \"w-1\" is forbidden: exceeded quota",
-    ));
-    again(&forbidden(
-        "widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: a=1, limited: a=1",
-    ));
+    again(&forbidden("policy says: exceeded quota: q, requested: a=1, used: a=1, limited: a=1"));
+    again(&forbidden(&FULL.replace("widgets.example.com \"w-1\"", "gadgets.example.com \"w-1\"")));
+    again(&forbidden("widgets.example.com \"w-1\" is forbidden: exceeded quota"));
+    again(&forbidden("widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: a=1, limited: a=1"));
     again(&forbidden(
         "widgets.example.com \"w-1\" is forbidden: exceeded quota: q, requested: a, used: a=1, limited: a=1",
     ));
     again(&forbidden(
         "widgets.example.com \"w-1\" is forbidden: no, exceeded quota: q, requested: a=1, used: a=1, limited: a=1",
     ));
-    again(&forbidden(
-        "widgets.example.com \"w-1\" is forbidden: violates PodSecurity \"restricted:latest\"",
-    ));
-    again(&forbidden(
-        "widgets.example.com is forbidden: User \"u\" cannot patch resource \"widgets\"",
-    ));
+    again(&forbidden("widgets.example.com \"w-1\" is forbidden: violates PodSecurity \"restricted:latest\""));
+    again(&forbidden("widgets.example.com is forbidden: User \"u\" cannot patch resource \"widgets\""));
     again(&status(403, "Other", FULL));
-    again(&ApiStatus {
-        kind: "gadgets".into(),
-        ..forbidden(FULL)
-    });
-    again(&ApiStatus {
-        group: String::new(),
-        ..forbidden(FULL)
-    });
-    again(&ApiStatus {
-        kind: String::new(),
-        group: String::new(),
-        ..forbidden(FULL)
-    });
+    again(&ApiStatus { kind: "gadgets".into(), ..forbidden(FULL) });
+    again(&ApiStatus { group: String::new(), ..forbidden(FULL) });
+    again(&ApiStatus { kind: String::new(), group: String::new(), ..forbidden(FULL) });
     // The other conflicts, and what has no row.
-    again(&status(
-        409,
-        "Conflict",
-        "Operation cannot be fulfilled on widgets \"w-1\"",
-    ));
+    again(&status(409, "Conflict", "Operation cannot be fulfilled on widgets \"w-1\""));
     again(&status(402, "", "pay"));
     again(&status(451, "", "no"));
 }

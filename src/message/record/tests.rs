@@ -149,8 +149,7 @@ fn another_encoding_is_refused() {
         "{\"v\":1,\"stream_created_ns\":7,\"floor\":0,\"version\":0,\"gaps\":0,\"gap_upto\":0,\
          \"newest\":[3,3000000000],\"done\":[1,0,2,0]}"
     );
-    let error =
-        Record::decode(text.replace("\"v\":1", "\"v\":2,\"new\":1").as_bytes()).unwrap_err();
+    let error = Record::decode(text.replace("\"v\":1", "\"v\":2,\"new\":1").as_bytes()).unwrap_err();
     assert!(matches!(error, RecordError::Encoding { found: 2 }));
     assert!(error.to_string().contains("version 2"));
     for (broken, why) in

@@ -13,11 +13,7 @@ fn a_taken_name_is_looked_up() {
 
     let mut bench = Bench::fresh().created_is_ordered();
     bench.on(taken());
-    assert_eq!(
-        bench.on(absent()),
-        [Action::ReadVersion],
-        "gone again: the record has to say so"
-    );
+    assert_eq!(bench.on(absent()), [Action::ReadVersion], "gone again: the record has to say so");
     bench.on(Event::Version(Some(101)));
     (bench.facts.record, bench.facts.record_version) = (Says::Done, Some(101));
     assert_eq!(bench.on(Event::Tick), [RETURN, Action::Ack]);
@@ -33,11 +29,7 @@ fn a_full_quota_returns_the_number_and_blocks() {
     let mut bench = Bench::fresh().created_is_ordered();
     assert_eq!(
         bench.on(Event::Refused(Answer::QuotaExceeded(full()))),
-        [
-            RETURN,
-            Action::Block(Block::QuotaRefused(full())),
-            refused(1)
-        ]
+        [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]
     );
     bench.naks_for(Why::QuotaRefused);
 }
@@ -47,10 +39,7 @@ fn a_refusal_that_contradicts_the_view_is_tried_again_for_100_ms() {
     let mut bench = Bench::build(|_, _, facts, _| facts.contradicted = true).created_is_ordered();
     let first = bench.now;
     for _ in 0..3 {
-        assert_eq!(
-            bench.on(Event::Refused(Answer::QuotaExceeded(full()))),
-            [Action::Count(Noted::RefusalRetried)]
-        );
+        assert_eq!(bench.on(Event::Refused(Answer::QuotaExceeded(full()))), [Action::Count(Noted::RefusalRetried)]);
         let from = bench.now;
         assert_eq!(bench.wait(), [Action::Lookup]);
         assert!((10..=25).contains(&(bench.now - from).as_millis()));
@@ -60,11 +49,7 @@ fn a_refusal_that_contradicts_the_view_is_tried_again_for_100_ms() {
     bench.now = first + ms(100);
     assert_eq!(
         bench.on(Event::Refused(Answer::QuotaExceeded(full()))),
-        [
-            RETURN,
-            Action::Block(Block::QuotaRefused(full())),
-            refused(1)
-        ]
+        [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]
     );
 }
 
@@ -73,14 +58,7 @@ fn a_slow_lookup_ends_the_contradiction() {
     let mut bench = Bench::build(|_, _, facts, _| facts.contradicted = true).created_is_ordered();
     bench.on(Event::Refused(Answer::QuotaExceeded(full())));
     bench.wait();
-    assert_eq!(
-        bench.later(ms(200), absent()),
-        [
-            RETURN,
-            Action::Block(Block::QuotaRefused(full())),
-            refused(1)
-        ]
-    );
+    assert_eq!(bench.later(ms(200), absent()), [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]);
 }
 
 #[test]
@@ -95,69 +73,36 @@ fn a_refusal_may_hide_an_object() {
 fn a_lost_race_for_the_quota_is_looked_up_and_tried_again() {
     let mut bench = Bench::fresh().created_is_ordered();
     for _ in 0..5 {
-        assert_eq!(
-            bench.on(Event::Refused(Answer::QuotaConflict)),
-            [Action::Count(Noted::ConflictRetried)]
-        );
+        assert_eq!(bench.on(Event::Refused(Answer::QuotaConflict)), [Action::Count(Noted::ConflictRetried)]);
         assert_eq!(bench.wait(), [Action::Lookup]);
         let create = bench.create();
         assert_eq!(bench.on(absent()), create);
     }
-    assert_eq!(
-        bench.on(Event::Refused(Answer::QuotaConflict)),
-        [RETURN, refused(1)]
-    );
+    assert_eq!(bench.on(Event::Refused(Answer::QuotaConflict)), [RETURN, refused(1)]);
     bench.naks_for(Why::Conflict);
 }
 
 #[test]
 fn what_is_refused_whatever_the_message_blocks_and_buries_nothing() {
     let text = || "no".to_owned();
-    let unknown = || Block::StatusUnknown {
-        quota: "q".into(),
-        resources: vec!["r".into()],
-    };
-    let rights = || Block::TargetRefused {
-        what: RefusedWhat::Rights,
-        text: text(),
-    };
+    let unknown = || Block::StatusUnknown { quota: "q".into(), resources: vec!["r".into()] };
+    let rights = || Block::TargetRefused { what: RefusedWhat::Rights, text: text() };
     let cases = [
+        (Answer::NeverFits(full()), Some(Block::NeverFits(full())), growing(1), Why::NeverFits),
         (
-            Answer::NeverFits(full()),
-            Some(Block::NeverFits(full())),
-            growing(1),
-            Why::NeverFits,
-        ),
-        (
-            Answer::StatusUnknown {
-                quota: "q".into(),
-                resources: vec!["r".into()],
-            },
+            Answer::StatusUnknown { quota: "q".into(), resources: vec!["r".into()] },
             Some(unknown()),
             refused(1),
             Why::StatusUnknown,
         ),
         (
-            Answer::TargetRefused {
-                what: RefusedWhat::Rights,
-                text: text(),
-            },
+            Answer::TargetRefused { what: RefusedWhat::Rights, text: text() },
             Some(rights()),
             growing(1),
             Why::TargetRefused,
         ),
-        (
-            Answer::Unauthorized,
-            Some(Block::Unauthorized),
-            growing(1),
-            Why::Unauthorized,
-        ),
-        (
-            Answer::Again { text: text() },
-            None,
-            growing(1),
-            Why::Refused,
-        ),
+        (Answer::Unauthorized, Some(Block::Unauthorized), growing(1), Why::Unauthorized),
+        (Answer::Again { text: text() }, None, growing(1), Why::Refused),
     ];
     for (answer, block, nak, why) in cases {
         let mut bench = Bench::fresh().created_is_ordered();
@@ -172,18 +117,12 @@ fn what_is_refused_whatever_the_message_blocks_and_buries_nothing() {
 #[test]
 fn poison_is_terminated_only_after_its_dead_letter_is_stored() {
     let mut bench = Bench::fresh().created_is_ordered();
-    let dead = || Action::PublishDead {
-        reason: DeadReason::InvalidObject,
-        text: "bad".into(),
-    };
+    let dead = || Action::PublishDead { reason: DeadReason::InvalidObject, text: "bad".into() };
     let poison = Answer::Poison(DeadReason::InvalidObject, "bad".into());
     assert_eq!(bench.on(Event::Refused(poison)), [RETURN, dead()]);
     assert_eq!(bench.on(Event::DeadStored(Confirmed::No)), []);
     assert_eq!(bench.wait_alive(), [dead()]);
-    assert_eq!(
-        bench.on(Event::DeadStored(Confirmed::Yes)),
-        [Action::Term(DeadReason::InvalidObject)]
-    );
+    assert_eq!(bench.on(Event::DeadStored(Confirmed::Yes)), [Action::Term(DeadReason::InvalidObject)]);
     bench.on(Event::Acked(Confirmed::Yes));
     assert_eq!(bench.outcome(), Outcome::Dead(DeadReason::InvalidObject));
 }
@@ -193,16 +132,10 @@ fn a_dead_letter_that_cannot_be_stored_sends_the_message_back() {
     let mut bench = Bench::fresh();
     bench.on(Event::Start);
     let poison = Event::Rendered(Err((DeadReason::Template, "no such field".into())));
-    assert!(matches!(
-        &bench.on(poison)[..],
-        [RETURN, Action::PublishDead { .. }]
-    ));
+    assert!(matches!(&bench.on(poison)[..], [RETURN, Action::PublishDead { .. }]));
     for _ in 0..4 {
         assert_eq!(bench.on(Event::DeadStored(Confirmed::No)), []);
-        assert!(matches!(
-            &bench.wait_alive()[..],
-            [Action::PublishDead { .. }]
-        ));
+        assert!(matches!(&bench.wait_alive()[..], [Action::PublishDead { .. }]));
     }
     assert_eq!(bench.on(Event::DeadStored(Confirmed::No)), [growing(1)]);
     bench.naks_for(Why::DeadLetterFailed);
@@ -215,10 +148,7 @@ fn a_create_without_an_answer_is_looked_up_after_p() {
     let doubts = [
         (Event::NoAnswer, None),
         (Event::Refused(Answer::Unknown { text: "504".into() }), None),
-        (
-            Event::Refused(Answer::Throttled { after: None }),
-            Some(Block::Throttled { after: None }),
-        ),
+        (Event::Refused(Answer::Throttled { after: None }), Some(Block::Throttled { after: None })),
     ];
     for (doubt, block) in doubts {
         let mut bench = Bench::fresh().created_is_ordered();
@@ -237,18 +167,10 @@ fn a_create_that_made_nothing_is_made_again_by_the_rule_of_the_record() {
     bench.on(Event::NoAnswer);
     bench.wait();
     bench.on(Event::ProgressConfirmed);
-    assert_eq!(
-        bench.on(absent()),
-        [Action::ReadVersion],
-        "it may have come and gone"
-    );
+    assert_eq!(bench.on(absent()), [Action::ReadVersion], "it may have come and gone");
     assert_eq!(bench.on(Event::Version(Some(101))), []);
     bench.facts.record_version = Some(101);
-    assert_eq!(
-        bench.on(Event::Tick),
-        bench.create(),
-        "with the same number"
-    );
+    assert_eq!(bench.on(Event::Tick), bench.create(), "with the same number");
     assert_eq!(bench.on(Event::Created), [MADE, Action::Ack]);
 }
 
@@ -265,10 +187,7 @@ fn the_number_is_resolved_also_when_the_message_is_lost() {
         assert_eq!(bench.wait(), [Action::Lookup]);
     }
     assert!(bench.machine.number_is_open());
-    let ends = [
-        RETURN,
-        Action::Finish(Outcome::Abandoned(Why::ConnectionLost)),
-    ];
+    let ends = [RETURN, Action::Finish(Outcome::Abandoned(Why::ConnectionLost))];
     assert_eq!(bench.clone_for(absent()), ends);
     assert_eq!(bench.on(mine()), [MADE, Action::Ack], "an ack may be late");
 }
@@ -283,11 +202,7 @@ fn in_progress_is_sent_at_a_third_of_ack_wait() {
     assert_eq!(bench.machine.deadline(), Some(bench.now + secs(9)));
     assert_eq!(bench.wait(), [Action::Progress]);
     assert_eq!(bench.later(secs(1), Event::ProgressFailed), []);
-    assert_eq!(
-        bench.machine.deadline(),
-        Some(bench.now + ms(2_500)),
-        "sooner after a failure"
-    );
+    assert_eq!(bench.machine.deadline(), Some(bench.now + ms(2_500)), "sooner after a failure");
 }
 
 #[test]
@@ -296,21 +211,16 @@ fn a_late_confirmation_does_not_restore_the_hold() {
     bench.on(Event::Start);
     assert_eq!(bench.wait(), [Action::Progress]);
     bench.later(secs(21), Event::ProgressConfirmed);
-    assert_eq!(
-        bench.on(absent()),
-        [RETURN, Action::Finish(Outcome::Abandoned(Why::HoldOver))]
-    );
+    assert_eq!(bench.on(absent()), [RETURN, Action::Finish(Outcome::Abandoned(Why::HoldOver))]);
 }
 
 // ---- 7, 8: ends from outside ----
 
 #[test]
 fn lease_holder_and_shutdown_end_what_was_not_created() {
-    for (event, why) in [
-        (Event::LeaseOver, Why::LeaseOver),
-        (Event::HolderDead, Why::HolderDead),
-        (Event::Shutdown, Why::Shutdown),
-    ] {
+    for (event, why) in
+        [(Event::LeaseOver, Why::LeaseOver), (Event::HolderDead, Why::HolderDead), (Event::Shutdown, Why::Shutdown)]
+    {
         // Under way: answered first.
         let mut bench = Bench::fresh();
         bench.on(Event::Start);
@@ -365,10 +275,7 @@ fn an_ack_is_tried_again_while_the_message_is_ours() {
         assert_eq!(bench.on(Event::Acked(Confirmed::No)), []);
         assert_eq!(bench.wait(), [Action::Ack]);
     }
-    assert_eq!(
-        bench.on(Event::Acked(Confirmed::No)),
-        [Action::Finish(Outcome::AckUnconfirmed(How::Made))]
-    );
+    assert_eq!(bench.on(Event::Acked(Confirmed::No)), [Action::Finish(Outcome::AckUnconfirmed(How::Made))]);
 }
 
 #[test]
@@ -380,17 +287,10 @@ fn an_ack_waits_for_the_connection() {
     bench.on(Event::Acked(Confirmed::No));
     assert_eq!(bench.later(secs(9), Event::Tick), []);
     (bench.facts.connected, bench.facts.connection) = (true, 4);
-    assert_eq!(
-        bench.on(Event::Tick),
-        [Action::Ack],
-        "the old reply serves on a new connection"
-    );
+    assert_eq!(bench.on(Event::Tick), [Action::Ack], "the old reply serves on a new connection");
     bench.facts.connected = false;
     bench.on(Event::Acked(Confirmed::No));
-    assert_eq!(
-        bench.wait(),
-        [Action::Finish(Outcome::AckUnconfirmed(How::Made))]
-    );
+    assert_eq!(bench.wait(), [Action::Finish(Outcome::AckUnconfirmed(How::Made))]);
 }
 
 #[test]
@@ -398,25 +298,18 @@ fn a_nak_is_tried_twice() {
     let mut bench = Bench::build(|_, _, facts, _| facts.lease_until = None);
     assert_eq!(bench.on(Event::Start), [RETURN, short(1)]);
     assert_eq!(bench.on(Event::Acked(Confirmed::No)), [short(1)]);
-    assert_eq!(
-        bench.on(Event::Acked(Confirmed::No)),
-        [Action::Finish(Outcome::Abandoned(Why::LeaseOver))]
-    );
+    assert_eq!(bench.on(Event::Acked(Confirmed::No)), [Action::Finish(Outcome::Abandoned(Why::LeaseOver))]);
 }
 
 #[test]
 fn a_local_effect_needs_no_lookup_and_leaves_no_doubt() {
     let local = |fresh| {
         Bench::build(move |handed, _, _, now| {
-            (handed.fresh, handed.effect, handed.not_before) =
-                (fresh, Effect::Instant, Some(now + secs(5)));
+            (handed.fresh, handed.effect, handed.not_before) = (fresh, Effect::Instant, Some(now + secs(5)));
         })
         .created_is_ordered()
     };
     assert_eq!(local(false).on(Event::Created), [MADE, Action::Ack]);
     assert_eq!(local(true).on(Event::NoAnswer), [RETURN, growing(1)]);
-    assert_eq!(
-        local(true).on(Event::Refused(Answer::AlreadyExists)),
-        [RETURN, growing(1)]
-    );
+    assert_eq!(local(true).on(Event::Refused(Answer::AlreadyExists)), [RETURN, growing(1)]);
 }

@@ -8,18 +8,14 @@ use super::*;
 fn a_fresh_message_is_created_and_acked() {
     let mut bench = Bench::fresh().created_is_ordered();
     assert_eq!(bench.on(Event::Created), [MADE, Action::Ack]);
-    assert_eq!(
-        bench.on(Event::Acked(Confirmed::Yes)),
-        [Action::Finish(Outcome::Done(How::Made))]
-    );
+    assert_eq!(bench.on(Event::Acked(Confirmed::Yes)), [Action::Finish(Outcome::Done(How::Made))]);
     assert_eq!(bench.outcome(), Outcome::Done(How::Made));
 }
 
 #[test]
 fn what_the_record_knows_is_acked_without_effect() {
     for fresh in [true, false] {
-        let mut bench =
-            Bench::build(|handed, _, facts, _| (handed.fresh, facts.record) = (fresh, Says::Done));
+        let mut bench = Bench::build(|handed, _, facts, _| (handed.fresh, facts.record) = (fresh, Says::Done));
         assert_eq!(bench.on(Event::Start), [RETURN, Action::Ack]);
         bench.on(Event::Acked(Confirmed::Yes));
         assert_eq!(bench.outcome(), Outcome::Done(How::Recorded));
@@ -48,9 +44,7 @@ fn a_redelivery_is_looked_up_first() {
 
 #[test]
 fn a_lookup_waits_until_older_creates_are_dead() {
-    let mut bench = Bench::build(|handed, _, _, now| {
-        (handed.fresh, handed.not_before) = (false, Some(now + secs(4)))
-    });
+    let mut bench = Bench::build(|handed, _, _, now| (handed.fresh, handed.not_before) = (false, Some(now + secs(4))));
     assert_eq!(bench.on(Event::Start), []);
     assert_eq!(bench.machine.deadline(), Some(bench.now + secs(4)));
     assert_eq!(bench.later(ms(3_999), Event::Tick), []);
@@ -94,8 +88,7 @@ fn a_record_that_lags_sends_the_message_back() {
 
 #[test]
 fn in_doubt_on_doubt_decides() {
-    let mut bench =
-        Bench::build(|handed, _, facts, _| (handed.fresh, facts.in_doubt) = (false, true));
+    let mut bench = Bench::build(|handed, _, facts, _| (handed.fresh, facts.in_doubt) = (false, true));
     bench.on(Event::Start);
     bench.on(absent());
     assert_eq!(bench.on(Event::Version(Some(100))), [Action::Render]);
@@ -109,31 +102,15 @@ fn in_doubt_on_doubt_decides() {
     bench.on(Event::Start);
     bench.on(absent());
     let actions = bench.on(Event::Version(Some(100)));
-    assert!(
-        matches!(
-            &actions[..],
-            [
-                RETURN,
-                Action::PublishDead {
-                    reason: DeadReason::InDoubt,
-                    ..
-                }
-            ]
-        ),
-        "{actions:?}"
-    );
+    assert!(matches!(&actions[..], [RETURN, Action::PublishDead { reason: DeadReason::InDoubt, .. }]), "{actions:?}");
 }
 
 #[test]
 fn without_a_record_a_lookup_is_all_the_proof() {
-    let mut bench =
-        Bench::build(|handed, _, facts, _| (handed.fresh, facts.record_version) = (false, None));
+    let mut bench = Bench::build(|handed, _, facts, _| (handed.fresh, facts.record_version) = (false, None));
     bench.on(Event::Start);
     assert_eq!(bench.on(absent()), [Action::Render]);
-    assert_eq!(
-        bench.on(Event::Rendered(Ok(())))[0],
-        Action::Count(Noted::PossibleDuplicate)
-    );
+    assert_eq!(bench.on(Event::Rendered(Ok(())))[0], Action::Count(Noted::PossibleDuplicate));
 }
 
 #[test]
@@ -141,21 +118,9 @@ fn a_foreign_object_of_our_name_makes_a_dead_letter() {
     for message in [None, Some("team/orders/create/EVENTS/43/1".to_owned())] {
         let mut bench = Bench::redelivered();
         bench.on(Event::Start);
-        let found = Found {
-            message,
-            credit: Some(credit().annotation()),
-        };
+        let found = Found { message, credit: Some(credit().annotation()) };
         let actions = bench.on(Event::Looked(Looked::Found(found)));
-        assert!(matches!(
-            &actions[..],
-            [
-                RETURN,
-                Action::PublishDead {
-                    reason: DeadReason::ForeignObject,
-                    ..
-                }
-            ]
-        ));
+        assert!(matches!(&actions[..], [RETURN, Action::PublishDead { reason: DeadReason::ForeignObject, .. }]));
     }
 }
 
@@ -167,10 +132,7 @@ fn failing_lookups_send_the_message_back() {
         assert_eq!(bench.on(Event::Looked(Looked::Failed)), []);
         assert_eq!(bench.wait_alive(), [Action::Lookup]);
     }
-    assert_eq!(
-        bench.on(Event::Looked(Looked::Failed)),
-        [RETURN, growing(2)]
-    );
+    assert_eq!(bench.on(Event::Looked(Looked::Failed)), [RETURN, growing(2)]);
     bench.naks_for(Why::LookupFailed);
 
     let mut bench = Bench::redelivered();
@@ -225,18 +187,9 @@ fn an_ack_wait_that_has_no_time_for_a_create_does_not_spin() {
     let mut bench = Bench::build(|_, terms, _, _| terms.ack_wait = secs(5));
     bench.on(Event::Start);
     assert_eq!(bench.on(Event::Rendered(Ok(()))), [Action::Progress]);
-    assert_eq!(
-        bench.later(ms(1), Event::ProgressConfirmed),
-        [Action::Progress]
-    );
-    assert_eq!(
-        bench.later(ms(1), Event::ProgressConfirmed),
-        [Action::Progress]
-    );
-    assert_eq!(
-        bench.later(ms(1), Event::ProgressConfirmed),
-        [RETURN, short(1)]
-    );
+    assert_eq!(bench.later(ms(1), Event::ProgressConfirmed), [Action::Progress]);
+    assert_eq!(bench.later(ms(1), Event::ProgressConfirmed), [Action::Progress]);
+    assert_eq!(bench.later(ms(1), Event::ProgressConfirmed), [RETURN, short(1)]);
 }
 
 #[test]
@@ -255,26 +208,15 @@ fn a_nak_waits_for_the_connection_and_is_not_sent_to_a_server_that_forgot() {
         let mut bench = Bench::fresh();
         bench.on(Event::Start);
         bench.facts.connected = false;
-        assert_eq!(
-            bench.on(Event::ConnectionLost),
-            [],
-            "the template is under way"
-        );
+        assert_eq!(bench.on(Event::ConnectionLost), [], "the template is under way");
         assert_eq!(bench.on(Event::Rendered(Ok(()))), [RETURN]);
         assert_eq!(bench.later(secs(2), Event::Tick), []);
-        (
-            bench.facts.connected,
-            bench.facts.connection,
-            bench.facts.forgetful,
-        ) = (true, 4, forgetful);
+        (bench.facts.connected, bench.facts.connection, bench.facts.forgetful) = (true, 4, forgetful);
         if naked {
             assert_eq!(bench.on(Event::Tick), [short(1)]);
             bench.naks_for(Why::ConnectionLost);
         } else {
-            assert_eq!(
-                bench.on(Event::Tick),
-                [Action::Finish(Outcome::Abandoned(Why::ConnectionLost))]
-            );
+            assert_eq!(bench.on(Event::Tick), [Action::Finish(Outcome::Abandoned(Why::ConnectionLost))]);
         }
     }
 }
@@ -287,10 +229,7 @@ fn a_nak_is_not_sent_when_the_message_may_be_anothers() {
     bench.on(Event::Rendered(Ok(())));
     // A tenth of ack_wait is left for the way.
     assert_eq!(bench.machine.deadline(), Some(bench.now + secs(27)));
-    assert_eq!(
-        bench.wait(),
-        [Action::Finish(Outcome::Abandoned(Why::ConnectionLost))]
-    );
+    assert_eq!(bench.wait(), [Action::Finish(Outcome::Abandoned(Why::ConnectionLost))]);
 }
 
 #[test]

@@ -30,18 +30,11 @@ fn id() -> MessageId {
 }
 
 fn credit() -> CreditId {
-    CreditId {
-        holder: HolderId::new("pod-1.x"),
-        number: NUMBER,
-    }
+    CreditId { holder: HolderId::new("pod-1.x"), number: NUMBER }
 }
 
 fn terms() -> Terms {
-    Terms {
-        create_timeout: P,
-        ack_wait: Duration::from_secs(30),
-        on_doubt: OnDoubt::Create,
-    }
+    Terms { create_timeout: P, ack_wait: Duration::from_secs(30), on_doubt: OnDoubt::Create }
 }
 
 fn ms(n: u64) -> Duration {
@@ -76,11 +69,7 @@ impl Bench {
         };
         let mut terms = terms();
         change(&mut handed, &mut terms, &mut facts, now);
-        Self {
-            machine: Machine::new(id(), credit(), terms, handed, now),
-            facts,
-            now,
-        }
+        Self { machine: Machine::new(id(), credit(), terms, handed, now), facts, now }
     }
 
     fn fresh() -> Self {
@@ -102,10 +91,7 @@ impl Bench {
 
     /// Ticks at the deadline.
     fn wait(&mut self) -> Actions {
-        self.now = self
-            .machine
-            .deadline()
-            .expect("it waits for an answer, not for time");
+        self.now = self.machine.deadline().expect("it waits for an answer, not for time");
         self.on(Event::Tick)
     }
 
@@ -130,9 +116,7 @@ impl Bench {
     }
 
     fn create(&self) -> Actions {
-        vec![Action::Create {
-            send_by: self.now + P / 2,
-        }]
+        vec![Action::Create { send_by: self.now + P / 2 }]
     }
 
     fn outcome(&self) -> Outcome {
@@ -142,26 +126,17 @@ impl Bench {
     }
 
     fn naks_for(mut self, why: Why) {
-        assert_eq!(
-            self.on(Event::Acked(Confirmed::Yes)),
-            [Action::Finish(Outcome::Again(why))]
-        );
+        assert_eq!(self.on(Event::Acked(Confirmed::Yes)), [Action::Finish(Outcome::Again(why))]);
         assert_eq!(self.outcome(), Outcome::Again(why));
     }
 }
 
 fn mine() -> Event {
-    Event::Looked(Looked::Found(Found {
-        message: Some(id().annotation()),
-        credit: Some(credit().annotation()),
-    }))
+    Event::Looked(Looked::Found(Found { message: Some(id().annotation()), credit: Some(credit().annotation()) }))
 }
 
 fn others() -> Event {
-    Event::Looked(Looked::Found(Found {
-        message: Some(id().annotation()),
-        credit: Some("pod-2.y/1".into()),
-    }))
+    Event::Looked(Looked::Found(Found { message: Some(id().annotation()), credit: Some("pod-2.y/1".into()) }))
 }
 
 fn absent() -> Event {
@@ -169,10 +144,7 @@ fn absent() -> Event {
 }
 
 fn full() -> QuotaRefusal {
-    QuotaRefusal {
-        quota: "q".into(),
-        ..QuotaRefusal::default()
-    }
+    QuotaRefusal { quota: "q".into(), ..QuotaRefusal::default() }
 }
 
 fn short(delivered: u64) -> Action {
