@@ -10,6 +10,10 @@ use serde::de::DeserializeOwned;
 
 use super::connection::Connection;
 
+/// How often a request that has no answer yet looks whether one can still come. Longer than nearly every answer
+/// takes, so that a request costs one timer and no more.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// What kind of failure a request met; decides what to do and is the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CallErrorKind {
@@ -155,33 +159,28 @@ impl Connection {
         let epoch = self.live_epoch().ok_or(CallError::Disconnected)?;
         let denials = self.denials();
         // A command that is sent while the connection is down would be queued and sent later, when nobody waits for
-        // it any more; hence the look at the epoch above and the watch below.
-        let mut state = self.state();
+        // it any more; hence the look at the epoch above and below.
         // The deadline is ours: the client's own does not cover its full command queue.
         let mut request = Request::new().payload(payload).timeout(None);
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
         let mut answer = pin!(self.client().send_request(subject.clone(), request));
-        let mut deadline = pin!(tokio::time::sleep(timeout));
+        let mut rest = timeout;
         loop {
-            tokio::select! {
-                biased;
-                result = &mut answer => return result.map_err(|error| classify(error, subject)),
-                changed = state.changed() => {
-                    if changed.is_err() || self.live_epoch() != Some(epoch) {
-                        return Err(CallError::Disconnected);
-                    }
-                    if let Some(said) = self.denied(&subject, denials) {
-                        return Err(CallError::Denied { said });
-                    }
-                }
-                () = &mut deadline => {
-                    return Err(match self.denied(&subject, denials) {
-                        Some(said) => CallError::Denied { said },
-                        None => CallError::TimedOut { subject, after: timeout },
-                    });
-                }
+            let slice = rest.min(LOOK);
+            if let Ok(result) = tokio::time::timeout(slice, &mut answer).await {
+                return result.map_err(|error| classify(error, subject));
+            }
+            rest -= slice;
+            if self.live_epoch() != Some(epoch) {
+                return Err(CallError::Disconnected);
+            }
+            if let Some(said) = self.denied(&subject, denials) {
+                return Err(CallError::Denied { said });
+            }
+            if rest.is_zero() {
+                return Err(CallError::TimedOut { subject, after: timeout });
             }
         }
     }

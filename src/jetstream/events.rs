@@ -23,7 +23,6 @@ const INFO_PATIENCE: u32 = 1_000;
 
 #[derive(Debug, Default)]
 struct Denials {
-    count: u64,
     recent: VecDeque<(u64, String)>,
     // A denied subscription is told once, when it is made, and then no request has an answer: remembered until the
     // next connection.
@@ -39,6 +38,7 @@ pub(crate) struct Hub {
     closed: AtomicBool,
     client: OnceLock<Weak<Client>>,
     server: Mutex<(String, u64)>,
+    denied: AtomicU64,
     denials: Mutex<Denials>,
     random: RandomState,
     draws: AtomicU64,
@@ -58,6 +58,7 @@ impl Hub {
             closed: AtomicBool::new(false),
             client: OnceLock::new(),
             server: Mutex::new((String::new(), 0)),
+            denied: AtomicU64::new(0),
             denials: Mutex::new(Denials::default()),
             random: RandomState::new(),
             draws: AtomicU64::new(0),
@@ -80,7 +81,7 @@ impl Hub {
     }
 
     pub(crate) fn denials(&self) -> u64 {
-        lock(&self.denials).count
+        self.denied.load(Ordering::Acquire)
     }
 
     /// What the server said when it denied this subject, or our reply subjects, after the `since`th denial.
@@ -182,8 +183,7 @@ impl Hub {
         if said.to_ascii_lowercase().contains("permissions violation") {
             tracing::warn!(said, "NATS denies a subject");
             let mut denials = lock(&self.denials);
-            denials.count += 1;
-            let number = denials.count;
+            let number = self.denied.fetch_add(1, Ordering::AcqRel) + 1;
             denials.recent.push_back((number, said.clone()));
             if denials.recent.len() > DENIALS_KEPT {
                 denials.recent.pop_front();
