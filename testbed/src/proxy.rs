@@ -295,9 +295,7 @@ async fn accept(inner: Arc<Inner>, address: SocketAddr) {
             tokio::select! {
                 taken = listener.accept() => {
                     if let Ok((client, _)) = taken {
-                        let token = lock(&inner.open_token).clone();
-                        inner.accepted.fetch_add(1, Ordering::Relaxed);
-                        tasks::spawn(serve(Arc::clone(&inner), client, token));
+                        begin(&inner, client);
                     }
                 }
                 refused = refusing.wait_for(|refuse| *refuse) => {
@@ -308,9 +306,24 @@ async fn accept(inner: Arc<Inner>, address: SocketAddr) {
                 }
             }
         }
-        drop(listener);
+        // Whoever connected before the refusal is open, also where the kernel still has it for us.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((client, _)) = listener.accept() {
+                if client.set_nonblocking(true).is_ok()
+                    && let Ok(client) = TcpStream::from_std(client)
+                {
+                    begin(&inner, client);
+                }
+            }
+        }
         inner.listening.send_replace(false);
     }
+}
+
+fn begin(inner: &Arc<Inner>, client: TcpStream) {
+    let token = lock(&inner.open_token).clone();
+    inner.accepted.fetch_add(1, Ordering::Relaxed);
+    tasks::spawn(serve(Arc::clone(inner), client, token));
 }
 
 async fn serve(inner: Arc<Inner>, mut client: TcpStream, cut: CancellationToken) {
