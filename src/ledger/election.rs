@@ -467,6 +467,4 @@ impl Election {
 }
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;
