@@ -420,6 +420,4 @@ impl Election {
 }
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Each rule on its own.
 
+mod simulation;
+
 use super::*;
 
 fn secs(seconds: u64) -> Duration {

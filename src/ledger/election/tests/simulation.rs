@@ -7,7 +7,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::*;
+use super::super::*;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
