@@ -173,6 +173,9 @@ pub(crate) struct World {
     pub(crate) calm: bool,
     /// Working holders put messages on numbers; at rest they do not.
     pub(crate) working: bool,
+    /// At rest everything is given back; then everybody wants.
+    pub(crate) resting: bool,
+    pub(crate) filling: bool,
 
     pub(crate) kind: Counted,
     pub(crate) count: ResourceName,
@@ -215,6 +218,8 @@ impl World {
             order: 0,
             calm: false,
             working: true,
+            resting: false,
+            filling: false,
             kind: Counted { plural: "widgets".to_owned(), group: "example.com".to_owned() },
             count: ResourceName::new("count/widgets.example.com").unwrap(),
             cpu: ResourceName::new("requests.cpu").unwrap(),
