@@ -165,16 +165,16 @@ impl Account {
     /// Takes over a newer report; says which numbers are newly made. `present` are the holder's numbers whose object
     /// lives, as the watch tells.
     pub(super) fn hear(&mut self, report: &Report, epoch: u64, present: Option<&NumberSet>, now: Instant) -> NumberSet {
-        let known = self.made_numbers();
+        let mut known = self.made_numbers();
         if self.adopted.is_some() {
             // What is gone since the books was returned, or echoed by the predecessor on a sight that this leader
             // has not had: which of the two is not told, so it counts until a sight or a list settles it.
-            let before = self.open.union(&NumberSet::of_range(self.reported_top.saturating_add(1), report.top));
-            let gone = before.minus(&report.open).minus(&report.made);
-            if !gone.is_empty() {
-                self.doubted.extend(&gone);
-                self.make(&gone, now);
-            }
+            let mut before = self.open.union(&NumberSet::of_range(self.reported_top.saturating_add(1), report.top));
+            before.remove_range(report.top.saturating_add(1), u64::MAX);
+            let gone = before.union(&known).minus(&report.open).minus(&report.made);
+            self.doubted.extend(&gone);
+            self.make(&gone.minus(&known), now);
+            known.extend(&gone);
             if report.epoch >= epoch {
                 self.adopted = None;
             }

@@ -31,15 +31,26 @@ impl Ask {
         self.wanted = Some(now);
     }
 
-    /// An answer that began at `began`; `asked` where it answers the question under way.
-    pub(super) fn answered(&mut self, began: Instant, asked: bool) {
-        if asked || self.asked.is_some_and(|at| began >= at) {
-            self.asked = None;
-        }
+    /// The question under way is answered.
+    pub(super) fn answered(&mut self, began: Instant) {
+        self.asked = None;
+        self.learned(began);
+    }
+
+    /// An answer that began at `began` came without being asked for.
+    pub(super) fn learned(&mut self, began: Instant) {
         if self.wanted.is_some_and(|since| began > since) {
             self.wanted = None;
         }
         self.done = self.done.max(Some(began));
+    }
+
+    /// An answer that may be the one to the question under way: a later one is as good.
+    pub(super) fn answered_if_later(&mut self, began: Instant) {
+        if self.asked.is_some_and(|at| began >= at) {
+            self.asked = None;
+        }
+        self.learned(began);
     }
 
     pub(super) fn failed(&mut self, now: Instant) {

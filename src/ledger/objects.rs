@@ -25,7 +25,7 @@ impl Ledger {
             self.now_present(credit);
             self.credit_sighted(credit);
         }
-        self.checks.entry(kind.clone()).or_default().answered(began, false);
+        self.checks.entry(kind.clone()).or_default().learned(began);
         self.settle_by_list(kind, objects, began);
         self.advance(now);
     }
@@ -101,7 +101,7 @@ impl Ledger {
 
     /// A quorum list that [`Action::CheckObjects`](super::Action::CheckObjects) asked for.
     pub fn objects_checked(&mut self, kind: &Counted, objects: &[SeenObject], began: Instant, now: Instant) {
-        self.checks.entry(kind.clone()).or_default().answered(began, true);
+        self.checks.entry(kind.clone()).or_default().answered(began);
         self.settle_by_list(kind, objects, began);
         self.advance(now);
     }

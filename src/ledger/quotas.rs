@@ -11,7 +11,7 @@ use crate::ledger::owner::{Ledger, QuotaUpdate};
 impl Ledger {
     /// The quotas of the namespace, read by a list that began at `began`.
     pub fn quotas_listed(&mut self, views: Vec<QuotaView>, began: Instant, now: Instant) {
-        self.quota_read.answered(began, false);
+        self.quota_read.answered_if_later(began);
         let mut listed = BTreeMap::new();
         for view in views {
             // A watch event may have overtaken the list.
