@@ -1,10 +1,14 @@
 //! The leader's account of one holder.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use crate::gate::Reason;
+use crate::gate::{Blocked, Bound, Counted, Quantity, Reason, ResourceName};
 use crate::wire::{Book, NumberSet, Report, Terms};
+
+/// Made numbers that were reported within this time of each other are kept as one batch with the later time, which
+/// keeps the number of batches small where reports come by the thousand.
+const BATCH: Duration = Duration::from_millis(5);
 
 /// Where a holder stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +30,36 @@ pub enum Phase {
     },
 }
 
+/// One cost of the holder's terms, with what follows from it and from the quotas as last read.
+#[derive(Debug, Clone)]
+pub(super) struct Priced {
+    pub(super) resource: ResourceName,
+    pub(super) amount: Quantity,
+    /// The kind whose objects the resource counts.
+    pub(super) counted: Option<Counted>,
+    /// Whether the holder's effects are those objects.
+    pub(super) own: bool,
+    pub(super) bounds: Result<Vec<Bound>, Blocked>,
+}
+
+/// Numbers that were reported as made at about the same time.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    first: Instant,
+    /// When the last of them was reported.
+    pub(super) at: Instant,
+    pub(super) numbers: NumberSet,
+}
+
 /// What the leader knows of one holder's numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) terms: Terms,
+    pub(super) prices: Vec<Priced>,
     pub(super) phase: Phase,
+    /// When the books were read in which the holder was found, until it follows this leader: until then the
+    /// predecessor may have renewed its lease, or echoed numbers that this leader has not seen.
+    pub(super) adopted: Option<Instant>,
     pub(super) seq: u64,
     /// The top that the newest report knew.
     pub(super) reported_top: u64,
@@ -40,9 +69,11 @@ pub(super) struct Account {
     pub(super) next_top: u64,
     /// Reported as unused or without a definite answer.
     pub(super) open: NumberSet,
-    /// Reported as answered, with the time of the report; until counted out on every side.
-    pub(super) made: BTreeMap<u64, Instant>,
-    /// Numbers whose object was seen, or found absent by a list: they left the live side.
+    /// Reported as answered, oldest first; until counted out on every side.
+    pub(super) made: VecDeque<Batch>,
+    /// Those of `made` that the holder never called so: they vanished while it followed another leader.
+    pub(super) doubted: NumberSet,
+    /// Numbers that are out, and whose object was seen or found absent by a list: they left the live side.
     pub(super) seen: NumberSet,
     /// Made numbers that left every side, to be echoed until the holder stops reporting them.
     pub(super) settled: NumberSet,
@@ -53,19 +84,34 @@ pub(super) struct Account {
     pub(super) owed: bool,
     /// What the last grant said, to send another when it changes.
     pub(super) told: Option<(Option<Reason>, bool)>,
+    /// When it was last given a number, in distributions: who waits longest is served first.
+    pub(super) served: u64,
+    /// Something changed that may settle a made number.
+    pub(super) unsettled: bool,
+    /// When time alone changes what is to be done about the made numbers.
+    pub(super) due: Option<Instant>,
+    /// From when on all that is left of a dead holder can be settled by a list, or is.
+    pub(super) over_at: Option<Instant>,
+    /// How many numbers have no answer.
+    pub(super) unanswered: u64,
+    /// How many numbers are out and not seen.
+    pub(super) unseen: u64,
 }
 
 impl Account {
-    pub(super) const fn new(terms: Terms, now: Instant) -> Self {
+    pub(super) const fn new(terms: Terms, prices: Vec<Priced>, now: Instant) -> Self {
         Self {
             terms,
+            prices,
             phase: Phase::Alive { heard: now },
+            adopted: None,
             seq: 0,
             reported_top: 0,
             top: 0,
             next_top: 0,
             open: NumberSet::new(),
-            made: BTreeMap::new(),
+            made: VecDeque::new(),
+            doubted: NumberSet::new(),
             seen: NumberSet::new(),
             settled: NumberSet::new(),
             want: 0,
@@ -73,17 +119,25 @@ impl Account {
             leaving: false,
             owed: false,
             told: None,
+            served: 0,
+            unsettled: false,
+            due: None,
+            over_at: None,
+            unanswered: 0,
+            unseen: 0,
         }
     }
 
     /// A holder that the predecessor's books name: all that they call out counts until it reports or is dead.
-    pub(super) fn adopted(book: Book, now: Instant) -> Self {
-        let mut account = Self::new(book.terms, now);
+    pub(super) fn adopted(book: Book, prices: Vec<Priced>, now: Instant) -> Self {
+        let mut account = Self::new(book.terms, prices, now);
         account.phase = Phase::Adopted { since: now };
+        account.adopted = Some(now);
         account.reported_top = book.top;
         account.top = book.top;
         account.next_top = book.top;
         account.open = book.out;
+        account.recount();
         account
     }
 
@@ -91,59 +145,125 @@ impl Account {
         matches!(self.phase, Phase::Alive { heard: _ })
     }
 
+    pub(super) const fn is_alive_or_adopted(&self) -> bool {
+        !matches!(self.phase, Phase::Dead { safe: _ })
+    }
+
     /// When the holder is to be taken for dead, unless it is already.
     ///
-    /// An adopted holder gets P more: its last grant may be as young as the old leader's last breath.
+    /// An adopted holder gets P more, for as long as it does not follow this leader: its lease may be as young as
+    /// the old leader's last breath.
     pub(super) fn silent_at(&self) -> Option<Instant> {
+        let adopted = self.adopted.map(|since| since + self.terms.lease + self.terms.create_timeout);
         match self.phase {
-            Phase::Adopted { since } => Some(since + self.terms.lease + self.terms.create_timeout),
-            Phase::Alive { heard } => Some(heard + self.terms.lease),
+            Phase::Adopted { since: _ } => adopted,
+            Phase::Alive { heard } => adopted.max(Some(heard + self.terms.lease)),
             Phase::Dead { safe: _ } => None,
         }
     }
 
-    /// Takes over a newer report; says which numbers are newly made.
-    pub(super) fn hear(&mut self, report: &Report, now: Instant) -> NumberSet {
+    /// Takes over a newer report; says which numbers are newly made. `present` are the holder's numbers whose object
+    /// lives, as the watch tells.
+    pub(super) fn hear(&mut self, report: &Report, epoch: u64, present: Option<&NumberSet>, now: Instant) -> NumberSet {
+        let mut known = self.made_numbers();
+        if self.adopted.is_some() {
+            // What is gone since the books was returned, or echoed by the predecessor on a sight that this leader
+            // has not had: which of the two is not told, so it counts until a sight or a list settles it.
+            let mut before = self.open.union(&NumberSet::of_range(self.reported_top.saturating_add(1), report.top));
+            before.remove_range(report.top.saturating_add(1), u64::MAX);
+            let gone = before.union(&known).minus(&report.open).minus(&report.made);
+            self.doubted.extend(&gone);
+            self.make(&gone.minus(&known), now);
+            known.extend(&gone);
+            if report.epoch >= epoch {
+                self.adopted = None;
+            }
+        }
         self.phase = Phase::Alive { heard: now };
         self.seq = report.seq;
         self.reported_top = report.top;
-        self.open = report.open.clone();
+        self.open.clone_from(&report.open);
         self.want = report.want;
         self.leaving |= report.leaving;
         // What the holder no longer calls made has been echoed.
-        self.settled = self.settled.intersection(&report.made);
-        self.made.retain(|number, _| report.made.contains(*number));
-        let mut newly = NumberSet::new();
-        for number in report.made.iter() {
-            if !self.settled.contains(number) && !self.made.contains_key(&number) {
-                self.made.insert(number, now);
-                newly.insert(number);
-            }
+        if !self.settled.is_empty() {
+            self.settled = self.settled.intersection(&report.made);
         }
-        // A sight is worth remembering only while its number is out.
-        let seen_out = self.seen.intersection(&report.open.union(&report.made));
-        let unreported = NumberSet::of_range(report.top.saturating_add(1), u64::MAX);
-        self.seen = seen_out.union(&self.seen.intersection(&unreported));
+        self.unmake(&known.minus(&report.made).minus(&self.doubted));
+        let newly = report.made.minus(&known).minus(&self.settled);
+        self.make(&newly, now);
+        if let Some(present) = present {
+            self.seen.extend(present);
+        }
+        self.keep_seen_out();
+        self.recount();
         newly
     }
 
-    /// Numbers that were granted, or are being granted, and that no report knew yet.
-    pub(super) fn unreported(&self) -> NumberSet {
-        NumberSet::of_range(self.reported_top.saturating_add(1), self.top.max(self.next_top))
+    fn make(&mut self, numbers: &NumberSet, now: Instant) {
+        if numbers.is_empty() {
+            return;
+        }
+        self.unsettled = true;
+        match self.made.back_mut() {
+            Some(batch) if now < batch.first + BATCH => {
+                batch.numbers.extend(numbers);
+                batch.at = now;
+            }
+            Some(_) | None => self.made.push_back(Batch { first: now, at: now, numbers: numbers.clone() }),
+        }
     }
 
-    /// Numbers without an answer that the leader knows of.
-    pub(super) fn unanswered(&self) -> NumberSet {
-        self.open.union(&self.unreported())
+    /// Takes numbers out of what was made.
+    pub(super) fn unmake(&mut self, numbers: &NumberSet) {
+        if numbers.is_empty() {
+            return;
+        }
+        for batch in &mut self.made {
+            batch.numbers.subtract(numbers);
+        }
+        self.made.retain(|batch| !batch.numbers.is_empty());
+        self.doubted.subtract(numbers);
+    }
+
+    pub(super) fn made_numbers(&self) -> NumberSet {
+        let mut batches = self.made.iter();
+        let mut numbers = batches.next().map_or_else(NumberSet::new, |batch| batch.numbers.clone());
+        for batch in batches {
+            numbers.extend(&batch.numbers);
+        }
+        numbers
+    }
+
+    /// A sight is worth remembering only while its number is out.
+    pub(super) fn keep_seen_out(&mut self) {
+        if !self.seen.is_empty() {
+            self.seen = self.seen.intersection(&self.out());
+        }
+    }
+
+    pub(super) fn recount(&mut self) {
+        self.unanswered = self.open.len() + self.top.max(self.next_top).saturating_sub(self.reported_top);
+        let made: u64 = self.made.iter().map(|batch| batch.numbers.len()).sum();
+        self.unseen = (self.unanswered + made).saturating_sub(self.seen.len());
+    }
+
+    /// Numbers that were granted, or are being granted, and that no report knew yet.
+    fn unreported(&self) -> NumberSet {
+        NumberSet::of_range(self.reported_top.saturating_add(1), self.top.max(self.next_top))
     }
 
     /// Every number that may still have an effect which is not counted elsewhere.
     pub(super) fn out(&self) -> NumberSet {
-        let mut out = self.unanswered();
-        for number in self.made.keys() {
-            out.insert(*number);
+        let mut out = self.open.union(&self.unreported());
+        for batch in &self.made {
+            out.extend(&batch.numbers);
         }
         out
+    }
+
+    pub(super) fn has_out(&self) -> bool {
+        self.unanswered > 0 || !self.made.is_empty()
     }
 
     /// The numbers that count on the live side: out and not seen.
@@ -151,12 +271,27 @@ impl Account {
         self.out().minus(&self.seen)
     }
 
-    /// Notes a sight (or a proven absence) of a number.
+    /// Notes a sight of a number.
     pub(super) fn sighted(&mut self, number: u64) {
-        if number <= self.top.max(self.next_top)
-            && (number > self.reported_top || self.open.contains(number) || self.made.contains_key(&number))
-        {
-            self.seen.insert(number);
+        let is_out = number > self.reported_top && number <= self.top.max(self.next_top)
+            || self.open.contains(number)
+            || self.made.iter().any(|batch| batch.numbers.contains(number));
+        if is_out && self.seen.insert(number) {
+            self.unseen = self.unseen.saturating_sub(1);
+            self.unsettled = true;
+        }
+    }
+
+    /// Notes numbers of `made` that a list proved absent, for all reported before the list began.
+    pub(super) fn proven_absent(&mut self, listed: &NumberSet, began: Instant) {
+        let mut absent = NumberSet::new();
+        for batch in self.made.iter().take_while(|batch| batch.at < began) {
+            absent.extend(&batch.numbers.minus(listed));
+        }
+        if !absent.is_empty() {
+            self.seen.extend(&absent);
+            self.unsettled = true;
+            self.recount();
         }
     }
 
@@ -167,6 +302,16 @@ impl Account {
         self.want = 0;
         self.owed = false;
         self.phase = Phase::Dead { safe: now + self.terms.create_timeout };
+        self.recount();
+    }
+
+    /// Numbers of a dead holder that are over: seen, or `gone`.
+    pub(super) fn free(&mut self, gone: &NumberSet) {
+        let gone = gone.union(&self.seen);
+        self.open.subtract(&gone);
+        self.unmake(&gone);
+        self.keep_seen_out();
+        self.recount();
     }
 
     pub(super) fn book(&self) -> Book {

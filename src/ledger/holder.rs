@@ -246,12 +246,13 @@ impl Holder {
         if grant.holder != self.id || outdated || self.restart {
             return GrantEffect { ignored: true, ..GrantEffect::default() };
         }
-        if grant.epoch > self.epoch {
-            // A new leader answers the same reports: what it has not heard, it cannot answer.
-            self.epoch = grant.epoch;
-        }
+        let newer = grant.epoch > self.epoch || grant.seq > self.applied_seq;
+        // Tops only rise, and a new leader knows every one that was ever sent. One that has fallen is told by a
+        // leader that forgot this holder, and met it anew by an old report: none of its numbers counts there.
+        let forgotten = newer && grant.top < self.top;
+        self.epoch = grant.epoch;
         self.applied_seq = grant.seq;
-        if grant.restart {
+        if grant.restart || forgotten {
             self.restart = true;
             self.lease_until = None;
             return GrantEffect { ignored: false, new_numbers: 0, restart: true };

@@ -3,13 +3,16 @@
 //! Events come in by method calls with `now` last; what is to be done comes out by [`Ledger::drain`].
 //! `docs/protocol.md` explains the two sides of the count, and why a number leaves each of them when it does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::gate::{Counted, QuotaView, Reason};
 use crate::ledger::account::{Account, Phase};
-use crate::ledger::live::{LiveState, SeenObject};
-use crate::message::{CreditId, HolderId};
+use crate::ledger::ask::Ask;
+use crate::ledger::count::price;
+use crate::ledger::holds::Hold;
+use crate::ledger::live::LiveState;
+use crate::message::HolderId;
 use crate::wire::{Books, Grant, NumberSet, Reading, Report, Terms, VERSION};
 
 /// What is set for a ledger.
@@ -77,16 +80,6 @@ pub struct Standing {
     pub readings: Vec<Reading>,
 }
 
-/// A quota that refused an effect although a credit was out for it.
-#[derive(Debug, Clone)]
-pub(super) struct Hold {
-    /// The refusal: only a later reading may lift it.
-    pub(super) since: Instant,
-    pub(super) refusals: u32,
-    pub(super) not_before: Instant,
-    pub(super) probe: Option<(HolderId, u64)>,
-}
-
 /// The ledgers of one namespace: all resources together, because one credit may cost several of them.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -100,17 +93,18 @@ pub struct Ledger {
     pub(super) all_read_at: Option<Instant>,
     pub(super) quotas_alive: Option<Instant>,
     pub(super) kinds: BTreeMap<Counted, LiveState>,
+    /// Whose live objects carry which numbers.
+    pub(super) present: BTreeMap<HolderId, NumberSet>,
     pub(super) holders: BTreeMap<HolderId, Account>,
     pub(super) holds: BTreeMap<String, Hold>,
-    /// Who is served first at the next distribution.
-    pub(super) turn: Option<HolderId>,
+    /// Counts the distributions, so that who waits longest is served first.
+    pub(super) turns: u64,
     pub(super) writes: u64,
     pub(super) writing: bool,
     /// The books name a holder that is gone, or miss nothing else than that.
     pub(super) books_outdated: bool,
-    pub(super) reading: bool,
-    pub(super) checking: BTreeSet<Counted>,
-    pub(super) check_done: BTreeMap<Counted, Instant>,
+    pub(super) quota_read: Ask,
+    pub(super) checks: BTreeMap<Counted, Ask>,
     pub(super) signal_seq: u64,
     pub(super) outbox: Vec<Action>,
 }
@@ -119,8 +113,6 @@ impl Ledger {
     /// The ledger of a leader that has just written its epoch into the books and read them.
     #[must_use]
     pub fn adopt(namespace: &str, epoch: u64, books: Books, options: LedgerOptions, now: Instant) -> Self {
-        let holders: BTreeMap<_, _> =
-            books.holders.into_iter().map(|(id, book)| (id, Account::adopted(book, now))).collect();
         let mut ledger = Self {
             namespace: namespace.to_owned(),
             epoch,
@@ -130,22 +122,23 @@ impl Ledger {
             all_read_at: None,
             quotas_alive: None,
             kinds: BTreeMap::new(),
+            present: BTreeMap::new(),
             holders: BTreeMap::new(),
             holds: BTreeMap::new(),
-            turn: None,
+            turns: 0,
             writes: books.write,
             writing: false,
             books_outdated: false,
-            reading: false,
-            checking: BTreeSet::new(),
-            check_done: BTreeMap::new(),
+            quota_read: Ask::default(),
+            checks: BTreeMap::new(),
             signal_seq: 0,
             outbox: Vec::new(),
         };
-        for account in holders.values() {
-            ledger.meet(&account.terms);
+        for (id, book) in books.holders {
+            ledger.meet(&book.terms);
+            let prices = price(&ledger.quotas, &book.terms);
+            ledger.holders.insert(id, Account::adopted(book, prices, now));
         }
-        ledger.holders = holders;
         ledger
     }
 
@@ -194,27 +187,26 @@ impl Ledger {
 
     /// A report of a holder.
     pub fn report(&mut self, report: &Report, now: Instant) {
+        let present = self.present.get(&report.holder);
         let Some(account) = self.holders.get_mut(&report.holder) else {
-            if report.top > 0 || report.leaving {
+            if report.top > 0 || report.leaving || report.epoch == self.epoch {
                 // A forgotten holder's numbers are settled: it must never use them again.
-                if !report.leaving {
-                    self.tell_to_restart(report);
-                }
+                self.tell_to_restart(report);
                 return;
             }
             self.meet(&report.terms);
-            let mut account = Account::new(report.terms.clone(), now);
-            account.hear(report, now);
+            let mut account = Account::new(report.terms.clone(), price(&self.quotas, &report.terms), now);
+            account.hear(report, self.epoch, None, now);
             account.owed = true;
+            // Whoever is new queues up behind those who wait already.
+            account.served = self.turns;
             self.holders.insert(report.holder.clone(), account);
             self.advance(now);
             return;
         };
         match account.phase {
             Phase::Dead { safe: _ } => {
-                if !report.leaving {
-                    self.tell_to_restart(report);
-                }
+                self.tell_to_restart(report);
                 return;
             }
             Phase::Alive { heard: _ } if report.seq <= account.seq => return,
@@ -222,162 +214,27 @@ impl Ledger {
         }
         if report.top > account.top {
             // It claims numbers that the books never granted: whatever it is, it is not the holder of these books.
-            account.next_top = report.top;
-            account.open.extend(&report.open);
+            account.open.extend(&report.open.union(&report.made));
+            account.top = account.top.max(account.next_top).max(report.top);
+            account.next_top = account.top;
             account.die(now);
+            self.books_outdated = true;
+            self.drop_probes();
             self.tell_to_restart(report);
+            self.advance(now);
             return;
         }
-        let newly_made = account.hear(report, now);
+        let newly_made = account.hear(report, self.epoch, present, now);
         account.owed = true;
         let refusal = report.refused.clone().filter(|refusal| refusal.count > account.refusals);
         if let Some(refusal) = &refusal {
             account.refusals = refusal.count;
         }
-        self.holds.retain(|_, hold| {
-            let Some((_, number)) = hold.probe.as_ref().filter(|(holder, _)| *holder == report.holder) else {
-                return true;
-            };
-            if newly_made.contains(*number) {
-                // The probe went through: the quota has room after all.
-                return false;
-            }
-            if !report.open.contains(*number) && *number <= report.top {
-                hold.probe = None;
-            }
-            true
-        });
+        self.judge_probes(report, &newly_made);
         if let Some(refusal) = refusal {
             self.refused(&refusal.quota, now);
         }
         self.advance(now);
-    }
-
-    /// The quotas of the namespace, read by a list that began at `began`.
-    pub fn quotas_listed(&mut self, views: Vec<QuotaView>, began: Instant, now: Instant) {
-        self.reading = false;
-        let mut listed = BTreeMap::new();
-        for view in views {
-            // A watch event may have overtaken the list.
-            let newer = self
-                .quotas
-                .remove(&view.name)
-                .filter(|known| known.uid == view.uid && known.resource_version > view.resource_version);
-            listed.insert(view.name.clone(), newer.unwrap_or(view));
-        }
-        // What the list lacks but an event showed after the list began is there.
-        let read_at = &self.read_at;
-        let kept = std::mem::take(&mut self.quotas);
-        listed.extend(kept.into_iter().filter(|(name, _)| read_at.get(name).is_some_and(|at| *at >= began)));
-        for name in listed.keys() {
-            let at = self.read_at.entry(name.clone()).or_insert(began);
-            *at = (*at).max(began);
-        }
-        self.quotas = listed;
-        self.all_read_at = Some(self.all_read_at.map_or(began, |at| at.max(began)));
-        self.quotas_alive = Some(now);
-        self.advance(now);
-    }
-
-    /// A read of the quotas that failed: it will be asked for again where it is still needed.
-    pub fn quotas_read_failed(&mut self, _now: Instant) {
-        self.reading = false;
-    }
-
-    /// An event of the quota watch.
-    pub fn quota(&mut self, update: QuotaUpdate, now: Instant) {
-        self.quotas_alive = Some(now);
-        match update {
-            QuotaUpdate::Applied(view) => {
-                self.read_at.insert(view.name.clone(), now);
-                let outdated = self
-                    .quotas
-                    .get(&view.name)
-                    .is_some_and(|known| known.uid == view.uid && known.resource_version > view.resource_version);
-                if !outdated {
-                    self.quotas.insert(view.name.clone(), view);
-                }
-            }
-            QuotaUpdate::Deleted(name) => {
-                self.quotas.remove(&name);
-                self.read_at.insert(name, now);
-            }
-        }
-        self.advance(now);
-    }
-
-    /// The quota watch is alive: a bookmark or an orderly end.
-    pub fn quota_watch_alive(&mut self, now: Instant) {
-        self.quotas_alive = Some(now);
-        self.advance(now);
-    }
-
-    /// All objects of a kind, by the list that begins or renews its watch. What is out and reported as made before
-    /// the list began, and is not in it, came and went unseen.
-    pub fn objects_listed(&mut self, kind: &Counted, objects: &[SeenObject], began: Instant, now: Instant) {
-        let names = objects.iter().map(|object| object.name.clone()).collect();
-        self.kinds.insert(kind.clone(), LiveState::Watched { names, alive: now });
-        for object in objects {
-            self.credit_sighted(object.credit.as_ref());
-        }
-        self.settle_by_list(kind, objects, began);
-        self.advance(now);
-    }
-
-    /// An object was created or changed.
-    pub fn object_applied(&mut self, kind: &Counted, object: &SeenObject, now: Instant) {
-        if let Some(LiveState::Watched { names, alive }) = self.kinds.get_mut(kind) {
-            *alive = now;
-            if !names.contains(&object.name) {
-                names.insert(object.name.clone());
-            }
-        }
-        self.credit_sighted(object.credit.as_ref());
-        self.advance(now);
-    }
-
-    /// An object is gone from the store. Its credit counts as seen, should its creation have been missed.
-    pub fn object_deleted(&mut self, kind: &Counted, object: &SeenObject, now: Instant) {
-        if let Some(LiveState::Watched { names, alive }) = self.kinds.get_mut(kind) {
-            *alive = now;
-            names.remove(&object.name);
-        }
-        self.credit_sighted(object.credit.as_ref());
-        self.advance(now);
-    }
-
-    /// An object of the past, told by a watch that was resumed behind the list: it settles its number, and the live
-    /// count knows it already.
-    pub fn object_replayed(&mut self, object: &SeenObject, now: Instant) {
-        self.credit_sighted(object.credit.as_ref());
-        self.advance(now);
-    }
-
-    /// The object watch is alive: a bookmark or an orderly end.
-    pub fn object_watch_alive(&mut self, kind: &Counted, now: Instant) {
-        if let Some(LiveState::Watched { names: _, alive }) = self.kinds.get_mut(kind) {
-            *alive = now;
-        }
-        self.advance(now);
-    }
-
-    /// The objects of a kind may not be watched.
-    pub fn object_watch_forbidden(&mut self, kind: &Counted, now: Instant) {
-        self.kinds.insert(kind.clone(), LiveState::Forbidden);
-        self.advance(now);
-    }
-
-    /// A quorum list that [`Action::CheckObjects`] asked for.
-    pub fn objects_checked(&mut self, kind: &Counted, objects: &[SeenObject], began: Instant, now: Instant) {
-        self.checking.remove(kind);
-        self.check_done.insert(kind.clone(), began);
-        self.settle_by_list(kind, objects, began);
-        self.advance(now);
-    }
-
-    /// A list that failed: it will be asked for again.
-    pub fn objects_check_failed(&mut self, kind: &Counted, _now: Instant) {
-        self.checking.remove(kind);
     }
 
     /// The write of the books was confirmed.
@@ -386,7 +243,7 @@ impl Ledger {
         for account in self.holders.values_mut() {
             if account.next_top > account.top {
                 account.top = account.next_top;
-                account.owed = true;
+                account.owed = account.is_alive();
             }
         }
         self.advance(now);
@@ -400,31 +257,16 @@ impl Ledger {
     /// When [`Ledger::tick`] must be called at the latest.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let mut due: Vec<Instant> = Vec::new();
-        for account in self.holders.values() {
-            due.extend(account.silent_at());
-            if let Phase::Dead { safe } = account.phase {
-                due.push(if self.is_settled_by_time(account) { safe + account.terms.settle_time } else { safe });
-            }
-            let settles = self.is_settled_by_time(account);
-            for at in account.made.values() {
-                due.push(*at + self.options.read_after);
-                if settles {
-                    due.push(*at + account.terms.settle_time);
-                } else {
-                    due.push(*at + self.options.list_after);
-                }
-            }
-        }
-        due.extend(self.holds.values().map(|hold| hold.not_before));
-        due.extend(self.quotas_alive.map(|at| at + self.options.watch_grace));
-        for state in self.kinds.values() {
-            if let LiveState::Watched { names: _, alive } = state {
-                due.push(*alive + self.options.watch_grace);
-            }
-        }
-        // What is due already was handled by the last event; a retry of it waits for one more of these.
-        due.into_iter().filter(|at| *at > now).min()
+        let accounts = self.holders.values().flat_map(|account| account.silent_at().into_iter().chain(account.due));
+        let watches = self.kinds.values().filter_map(|state| match state {
+            LiveState::Watched { objects: _, alive } => Some(*alive + self.options.watch_grace),
+            LiveState::Unknown | LiveState::Forbidden => None,
+        });
+        let holds = self.holds.values().flat_map(Self::hold_due);
+        let asks = self.checks.values().chain([&self.quota_read]).filter_map(|ask| ask.retry);
+        let quotas = self.quotas_alive.map(|at| at + self.options.watch_grace);
+        // What is due already was handled by the last event.
+        accounts.chain(watches).chain(holds).chain(asks).chain(quotas).filter(|at| *at > now).min()
     }
 
     /// Learns which kinds a set of terms counts.
@@ -453,51 +295,6 @@ impl Ledger {
         }));
     }
 
-    pub(super) fn credit_sighted(&mut self, credit: Option<&CreditId>) {
-        if let Some(credit) = credit {
-            if let Some(account) = self.holders.get_mut(&credit.holder) {
-                account.sighted(credit.number);
-            }
-        }
-    }
-    pub(super) fn refused(&mut self, quota: &str, now: Instant) {
-        let (base, cap) = (self.options.probe_base, self.options.probe_cap);
-        let hold = self.holds.entry(quota.to_owned()).or_insert(Hold {
-            since: now,
-            refusals: 0,
-            not_before: now,
-            probe: None,
-        });
-        hold.since = now;
-        hold.probe = None;
-        hold.not_before = now + base.saturating_mul(1 << hold.refusals.min(10)).min(cap);
-        hold.refusals = hold.refusals.saturating_add(1);
-        self.ask_for_quotas();
-    }
-
-    /// Whether a quota is held back after a refusal.
-    pub(super) fn held(&self, quota: &str, now: Instant) -> Option<(Reason, String)> {
-        let hold = self.holds.get(quota)?;
-        let read_since = self.quota_read_at(quota).is_some_and(|at| at > hold.since);
-        (!read_since || now < hold.not_before || hold.probe.is_some()).then(|| {
-            let detail = format!("quota {quota} refused an effect that a credit was held for");
-            (Reason::QuotaRefused, detail)
-        })
-    }
-
-    pub(super) fn ask_for_quotas(&mut self) {
-        if !self.reading {
-            self.reading = true;
-            self.outbox.push(Action::ReadQuotas);
-        }
-    }
-
-    pub(super) fn ask_for_objects(&mut self, kind: &Counted) {
-        if self.checking.insert(kind.clone()) {
-            self.outbox.push(Action::CheckObjects(kind.clone()));
-        }
-    }
-
     /// Everything that follows from the state as it is now.
     pub(super) fn advance(&mut self, now: Instant) {
         self.bury(now);
@@ -505,5 +302,6 @@ impl Ledger {
         self.forget();
         self.distribute(now);
         self.answer(now);
+        self.ask(now);
     }
 }

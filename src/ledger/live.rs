@@ -1,6 +1,6 @@
 //! Objects of a counted kind that exist, as the leader's metadata watch tells.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::message::{CreditId, owns};
@@ -32,8 +32,8 @@ pub enum LiveState {
     Unknown,
     /// Watched.
     Watched {
-        /// The names of all objects of the kind in the namespace.
-        names: BTreeSet<String>,
+        /// All objects of the kind in the namespace by name, with the credit of those that are ours.
+        objects: BTreeMap<String, Option<CreditId>>,
         /// When the watch last showed that it is alive: an event, a bookmark or an orderly end.
         alive: Instant,
     },
@@ -46,7 +46,7 @@ impl LiveState {
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         match self {
-            Self::Watched { names, alive: _ } => Some(names.len() as u64),
+            Self::Watched { objects, alive: _ } => Some(objects.len() as u64),
             Self::Unknown | Self::Forbidden => None,
         }
     }

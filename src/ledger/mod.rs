@@ -4,13 +4,17 @@
 //! talk by [`Report`](crate::wire::Report) and [`Grant`](crate::wire::Grant). `docs/protocol.md` has the rules.
 
 mod account;
+mod ask;
 mod count;
 mod distribute;
 pub mod election;
 mod holder;
+mod holds;
 mod live;
+mod objects;
 #[path = "ledger.rs"]
 mod owner;
+mod quotas;
 mod settle;
 
 pub use account::Phase;

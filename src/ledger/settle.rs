@@ -4,154 +4,141 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::gate::Counted;
-use crate::ledger::account::Phase;
-use crate::ledger::live::SeenObject;
+use crate::ledger::account::{Account, Phase};
 use crate::ledger::owner::Ledger;
-use crate::message::{CreditId, HolderId};
-use crate::wire::{NumberSet, Terms};
+use crate::wire::NumberSet;
+
+/// What is to be asked to settle made numbers.
+#[derive(Debug, Default)]
+struct Wanted {
+    quotas: bool,
+    objects: BTreeSet<Counted>,
+}
 
 impl Ledger {
-    /// What a quorum list proves by absence. Presence proves nothing here: the watch must tell of the object
-    /// itself, or the record would have a gap.
-    pub(super) fn settle_by_list(&mut self, kind: &Counted, objects: &[SeenObject], began: Instant) {
-        let present: BTreeSet<&CreditId> = objects.iter().filter_map(|object| object.credit.as_ref()).collect();
-        for (id, account) in &mut self.holders {
-            if account.terms.created.as_ref() != Some(kind) {
-                continue;
-            }
-            let absent = |number: u64| !present.contains(&CreditId { holder: id.clone(), number });
-            let lost: Vec<u64> =
-                account.made.iter().filter(|(number, at)| **at < began && absent(**number)).map(|(n, _)| *n).collect();
-            for number in lost {
-                account.seen.insert(number);
-            }
-            if let Phase::Dead { safe } = account.phase {
-                if began >= safe {
-                    let gone: NumberSet =
-                        account.open.iter().filter(|n| absent(*n) || account.seen.contains(*n)).collect();
-                    account.open.subtract(&gone);
-                    account.made.retain(|number, _| !absent(*number) && !account.seen.contains(*number));
-                }
-            }
-        }
-    }
-
     /// Holders that were silent too long are dead; what came of their creates is asked once it cannot change.
     pub(super) fn bury(&mut self, now: Instant) {
-        let mut kinds = BTreeSet::new();
-        let mut timed_out = Vec::new();
-        for (id, account) in &mut self.holders {
+        let mut died = false;
+        for account in self.holders.values_mut() {
             if account.silent_at().is_some_and(|at| now >= at) {
                 account.die(now);
-                self.books_outdated = true;
-            }
-            if let Phase::Dead { safe } = account.phase {
-                if now >= safe && !account.out().is_empty() {
-                    timed_out.push((id.clone(), safe));
-                    kinds.extend(account.terms.created.clone());
-                }
+                died = true;
             }
         }
-        for (id, safe) in timed_out {
-            let Some(account) = self.holders.get(&id) else { continue };
-            let by_sight = self.is_settled_by_sight(account);
-            let by_time = self.is_settled_by_time(account);
-            let settle_time = account.terms.settle_time;
-            let created = account.terms.created.clone();
-            if !by_sight {
-                if !by_time || now >= safe + settle_time {
-                    if let Some(account) = self.holders.get_mut(&id) {
-                        account.open = NumberSet::new();
-                        account.made.clear();
-                    }
-                }
-                if let Some(kind) = created {
-                    kinds.remove(&kind);
-                }
+        if died {
+            self.books_outdated = true;
+            self.drop_probes();
+        }
+        let mut kinds = BTreeSet::new();
+        let mut ends = Vec::new();
+        for (id, account) in &self.holders {
+            let Phase::Dead { safe } = account.phase else { continue };
+            // What no watch shows stays counted for its settle time: its last effect may be as young as `safe`.
+            let over = if self.is_settled_by_time(account) { safe + account.terms.settle_time } else { safe };
+            let due = (now < over).then_some(over);
+            if now < over || !account.has_out() {
+                ends.push((id.clone(), over, due, false));
                 continue;
             }
-            // Seen numbers have left the live side; what is neither seen nor listed is settled by the list.
-            if let Some(account) = self.holders.get_mut(&id) {
-                let seen = account.seen.clone();
-                account.open.subtract(&seen);
-                account.made.retain(|number, _| !seen.contains(*number));
+            let Some(kind) = account.terms.created.as_ref().filter(|_| self.is_settled_by_sight(account)) else {
+                ends.push((id.clone(), over, None, true));
+                continue;
+            };
+            // One list proves all that was under way before it; a further one is due only for what it showed and
+            // the watch does not.
+            let newest = self.checks.get(kind).and_then(super::ask::Ask::newest).filter(|began| *began >= over);
+            let again = newest.map(|began| began + self.options.list_after);
+            if again.is_none_or(|again| now >= again) {
+                kinds.insert(kind.clone());
+            }
+            ends.push((id.clone(), over, again, false));
+        }
+        for (id, over, due, by_time) in ends {
+            let Some(account) = self.holders.get_mut(&id) else { continue };
+            account.over_at = Some(over);
+            account.due = due;
+            if now >= over {
+                // Seen numbers have left the live side already.
+                let gone = if by_time { account.out() } else { NumberSet::new() };
+                account.free(&gone);
             }
         }
         for kind in kinds {
-            // One list proves all that was under way before it; a further one is due only for later deaths, and for
-            // what a list showed and the watch does not.
-            let done = self.check_done.get(&kind).copied();
-            let due = self.holders.values().any(|account| match account.phase {
-                Phase::Dead { safe } => {
-                    account.terms.created.as_ref() == Some(&kind)
-                        && !account.out().is_empty()
-                        && now >= safe
-                        && done.is_none_or(|done| done < safe || now >= done + self.options.list_after)
-                }
-                Phase::Adopted { since: _ } | Phase::Alive { heard: _ } => false,
-            });
-            if due {
-                self.ask_for_objects(&kind);
-            }
+            self.want_objects(&kind, now);
         }
     }
 
     /// Made numbers that have left every side are echoed.
     pub(super) fn settle(&mut self, now: Instant) {
-        let mut read_quotas = false;
-        let mut check = BTreeSet::new();
-        let ids: Vec<HolderId> =
-            self.holders.iter().filter(|(_, account)| !account.made.is_empty()).map(|(id, _)| id.clone()).collect();
-        for id in ids {
-            let Some(account) = self.holders.get(&id) else { continue };
-            let by_sight = self.is_settled_by_sight(account);
-            let by_time = self.is_settled_by_time(account);
-            let oldest_reading = self.oldest_reading(&account.terms);
-            let mut done = NumberSet::new();
-            for (number, at) in &account.made {
-                let seen = !by_sight || account.seen.contains(*number);
-                let read = !by_sight || oldest_reading.is_some_and(|read| read > *at);
-                let settled = !by_time || now >= *at + account.terms.settle_time;
-                if seen && read && settled {
-                    done.insert(*number);
-                }
-                read_quotas |= !read && now >= *at + self.options.read_after;
-                if !seen && now >= *at + self.options.list_after {
-                    let recent = account
-                        .terms
-                        .created
-                        .as_ref()
-                        .and_then(|kind| self.check_done.get(kind))
-                        .is_some_and(|done| now < *done + self.options.list_after);
-                    if !recent {
-                        check.extend(account.terms.created.clone());
-                    }
-                }
+        let mut wanted = Wanted::default();
+        let mut settled = Vec::new();
+        for (id, account) in &self.holders {
+            let due = account.unsettled || account.due.is_some_and(|at| now >= at);
+            if due && account.is_alive_or_adopted() {
+                let (done, next) = self.settled_now(account, &mut wanted, now);
+                settled.push((id.clone(), done, next));
             }
-            if let Some(account) = self.holders.get_mut(&id).filter(|_| !done.is_empty()) {
-                for number in done.iter() {
-                    account.made.remove(&number);
-                    account.settled.insert(number);
-                }
+        }
+        for (id, done, next) in settled {
+            let Some(account) = self.holders.get_mut(&id) else { continue };
+            account.due = next;
+            account.unsettled = false;
+            if !done.is_empty() {
+                account.settled.extend(&done);
+                account.unmake(&done);
+                account.keep_seen_out();
+                account.recount();
                 account.owed |= account.is_alive();
             }
         }
-        if read_quotas {
-            self.ask_for_quotas();
+        if wanted.quotas {
+            self.want_quotas(now);
         }
-        for kind in check {
-            self.ask_for_objects(&kind);
+        for kind in wanted.objects {
+            self.want_objects(&kind, now);
         }
     }
 
-    /// When the quota of these terms that was read longest ago was read.
-    pub(super) fn oldest_reading(&self, terms: &Terms) -> Option<Instant> {
-        self.quotas
-            .values()
-            .filter(|view| terms.costs.iter().any(|cost| view.tracks(&cost.resource)))
-            .filter_map(|view| self.quota_read_at(&view.name))
-            .min()
-            .or(self.all_read_at)
+    /// The made numbers that have left every side, and when time changes the answer.
+    fn settled_now(&self, account: &Account, wanted: &mut Wanted, now: Instant) -> (NumberSet, Option<Instant>) {
+        let by_sight = self.is_settled_by_sight(account);
+        let by_time = self.is_settled_by_time(account);
+        let reading = if account.made.is_empty() { None } else { self.oldest_reading(&account.prices) };
+        let asked = self.quota_read.newest();
+        let checked = account.terms.created.as_ref().and_then(|kind| self.checks.get(kind)).and_then(|ask| ask.newest());
+        let mut done = NumberSet::new();
+        let mut next: Option<Instant> = None;
+        let mut wake = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        for batch in &account.made {
+            let read = !by_sight || reading.is_some_and(|read| read > batch.at);
+            let aged = !by_time || now >= batch.at + account.terms.settle_time;
+            if read && aged {
+                done.extend(&if by_sight { batch.numbers.intersection(&account.seen) } else { batch.numbers.clone() });
+            }
+            if !aged {
+                wake(batch.at + account.terms.settle_time);
+            }
+            if !read {
+                let at = batch.at + self.options.read_after;
+                if now < at {
+                    wake(at);
+                } else if asked.is_none_or(|asked| asked <= batch.at) {
+                    wanted.quotas = true;
+                }
+            }
+            if by_sight {
+                let doubted = !batch.numbers.intersection(&account.doubted).is_empty();
+                let first = if doubted { batch.at } else { batch.at + self.options.list_after };
+                let again = checked.filter(|began| *began > batch.at).map(|began| began + self.options.list_after);
+                let at = again.map_or(first, |again| again.max(first));
+                if now < at {
+                    wake(at);
+                } else if !batch.numbers.minus(&account.seen).is_empty() {
+                    wanted.objects.extend(account.terms.created.clone());
+                }
+            }
+        }
+        (done, next)
     }
 
     /// Holders of which nothing is left, and who ask for nothing any more, are forgotten.
@@ -164,8 +151,11 @@ impl Ledger {
                 Phase::Alive { heard: _ } => account.leaving && account.settled.is_empty(),
                 Phase::Adopted { since: _ } => false,
             };
-            !(over && account.out().is_empty())
+            !over || account.has_out()
         });
-        self.books_outdated |= self.holders.len() < before;
+        if self.holders.len() < before {
+            self.books_outdated = true;
+            self.drop_probes();
+        }
     }
 }

@@ -27,10 +27,9 @@ impl World {
             return;
         }
         self.check_rest();
-        for at in 0..self.holders.len() {
-            self.holders[at].want = 100;
-        }
-        self.run_until(self.now + 8_000);
+        self.resting = false;
+        self.filling = true;
+        self.run_until(self.now + 16_000);
         if self.violation.is_none() {
             self.check_full();
         }
@@ -40,12 +39,9 @@ impl World {
         self.say(|| "no faults any more".to_owned());
         self.calm = true;
         self.working = false;
+        self.resting = true;
         for sim in &mut self.holders {
             sim.stalled_until = 0;
-            sim.want = 0;
-            if sim.alive && !sim.retired {
-                sim.holder.give_back(0);
-            }
         }
         let last = self.leaders.len().saturating_sub(1);
         for older in 0..last {

@@ -34,13 +34,13 @@ impl World {
     /// V1: what exists or may come to exist is in live or out.
     fn uncounted(&self) -> Option<String> {
         let ledger = &self.leaders[self.current()?].ledger;
-        let Some(LiveState::Watched { names: objects, .. }) = ledger.live(&self.kind) else { return None };
+        let Some(LiveState::Watched { objects, .. }) = ledger.live(&self.kind) else { return None };
         let unseen: BTreeMap<&HolderId, NumberSet> = ledger.unseen().collect();
         let out =
             |by: usize, number: u64| unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number));
         for (name, object) in &self.objects {
             if let Some((by, number)) = object.by {
-                if !objects.contains(name) && !out(by, number) {
+                if !objects.contains_key(name) && !out(by, number) {
                     return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
                 }
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jetgate::gate::Reason;
 use jetgate::ledger::Holder;
 use jetgate::message::HolderId;
 use jetgate::wire::{Cost, Grant, Terms};
@@ -69,6 +70,19 @@ impl World {
     pub(crate) fn heartbeat(&mut self, at: usize) {
         if !self.holders[at].alive || self.holders[at].retired || self.put_off(at, Event::Heartbeat(at)) {
             return;
+        }
+        if self.resting {
+            self.holders[at].want = 0;
+            self.holders[at].holder.give_back(0);
+        }
+        if self.filling {
+            let sim = &mut self.holders[at];
+            sim.want = 100;
+            // A quota that refused is tried with one credit, which somebody has to use.
+            let held = sim.holder.last_grant().is_some_and(|grant| grant.reason == Some(Reason::QuotaRefused));
+            if let Some(number) = held.then(|| self.base + Duration::from_millis(self.now)).and_then(|now| sim.holder.take(now)) {
+                self.post(at, number);
+            }
         }
         self.send_report(at);
         let sim = &self.holders[at];
@@ -184,12 +198,13 @@ impl World {
         let mut post = Post { holder: at, number, checked: self.now, flying: true, waiting: true };
         let longest = if self.mutant == Mutant::SlowPost { 2 * LIVES } else { LIVES };
         let lands = match self.rng.below(10) {
+            _ if self.calm => self.rng.between(1, 20),
             0 => self.rng.between(longest * 9 / 10, longest),
             1 | 2 => self.rng.between(50, longest),
             _ => self.rng.between(1, 80),
         };
         self.say(|| format!("h{at} posts {number}, lands in {lands} ms"));
-        if self.rng.chance(4) {
+        if !self.calm && self.rng.chance(4) {
             self.say(|| format!("h{at}/{number} is lost on its way"));
             post.flying = false;
         } else {

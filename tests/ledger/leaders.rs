@@ -1,6 +1,7 @@
 //! The leaders of the world: the shell around each ledger, with its watches, lists and books.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jetgate::gate::QuotaView;
 use jetgate::ledger::{Action, Ledger, LedgerOptions, QuotaUpdate, SeenObject};
@@ -36,7 +37,8 @@ impl World {
             listed: 0,
             quota_position: 0,
             writing: false,
-            reading: false,
+            reading: None,
+            listing: false,
             checking: false,
             next_tick: None,
             tops,
@@ -75,8 +77,11 @@ impl World {
         }
         let (began, now) = (self.instant(began), self.present());
         let leader = &mut self.leaders[at];
-        if asked {
-            leader.reading = false;
+        if leader.reading.is_some_and(|at| began >= self.base + Duration::from_millis(at)) {
+            leader.reading = None;
+        }
+        if asked && views.is_none() {
+            leader.reading = None;
         }
         match views {
             Some(views) => leader.ledger.quotas_listed(views, began, now),
@@ -87,11 +92,12 @@ impl World {
 
     /// A list that begins a watch, or renews it after a gap.
     pub(crate) fn relist(&mut self, at: usize) {
-        if !self.leaders[at].acting {
+        if !self.leaders[at].acting || self.leaders[at].listing {
             return;
         }
         let first = !self.leaders[at].watching && self.leaders[at].listed == 0 && self.leaders[at].position == 0;
         self.leaders[at].watching = false;
+        self.leaders[at].listing = true;
         let upto = self.log.len();
         // A record tells a new leader where to watch on from; a gap has no such place.
         let from =
@@ -109,6 +115,7 @@ impl World {
             return;
         }
         leader.watching = true;
+        leader.listing = false;
         leader.listed = upto;
         leader.position = from;
         leader.ledger.objects_listed(&kind, objects, began, now);
@@ -308,10 +315,10 @@ impl World {
                     }
                 }
                 Action::ReadQuotas => {
-                    if self.leaders[at].reading {
+                    if self.leaders[at].reading.is_some() {
                         self.violate("the quotas are read twice at once");
                     }
-                    self.leaders[at].reading = true;
+                    self.leaders[at].reading = Some(self.now);
                     let after = self.delay();
                     self.quotas_asked(at, after, true);
                 }

@@ -140,7 +140,8 @@ pub(crate) struct LeaderSim {
     pub(crate) listed: usize,
     pub(crate) quota_position: usize,
     pub(crate) writing: bool,
-    pub(crate) reading: bool,
+    pub(crate) reading: Option<u64>,
+    pub(crate) listing: bool,
     pub(crate) checking: bool,
     pub(crate) next_tick: Option<u64>,
     pub(crate) tops: BTreeMap<HolderId, u64>,
@@ -173,6 +174,9 @@ pub(crate) struct World {
     pub(crate) calm: bool,
     /// Working holders put messages on numbers; at rest they do not.
     pub(crate) working: bool,
+    /// At rest everything is given back; then everybody wants.
+    pub(crate) resting: bool,
+    pub(crate) filling: bool,
 
     pub(crate) kind: Counted,
     pub(crate) count: ResourceName,
@@ -215,6 +219,8 @@ impl World {
             order: 0,
             calm: false,
             working: true,
+            resting: false,
+            filling: false,
             kind: Counted { plural: "widgets".to_owned(), group: "example.com".to_owned() },
             count: ResourceName::new("count/widgets.example.com").unwrap(),
             cpu: ResourceName::new("requests.cpu").unwrap(),

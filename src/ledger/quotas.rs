@@ -1,0 +1,99 @@
+//! What the leader knows of the quotas.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::gate::QuotaView;
+use crate::ledger::account::Priced;
+use crate::ledger::count::price;
+use crate::ledger::owner::{Ledger, QuotaUpdate};
+
+impl Ledger {
+    /// The quotas of the namespace, read by a list that began at `began`.
+    pub fn quotas_listed(&mut self, views: Vec<QuotaView>, began: Instant, now: Instant) {
+        self.quota_read.answered_if_later(began);
+        let mut listed = BTreeMap::new();
+        for view in views {
+            // A watch event may have overtaken the list.
+            let known = self.quotas.remove(&view.name);
+            if known.is_none() && self.read_at.get(&view.name).is_some_and(|at| *at > began) {
+                // Deleted since, or made anew after that: a later list tells.
+                self.want_quotas(now);
+                continue;
+            }
+            let newer =
+                known.filter(|known| known.uid == view.uid && known.resource_version > view.resource_version);
+            listed.insert(view.name.clone(), newer.unwrap_or(view));
+        }
+        // What the list lacks but an event showed after the list began is there.
+        let read_at = &self.read_at;
+        let kept = std::mem::take(&mut self.quotas);
+        listed.extend(kept.into_iter().filter(|(name, _)| read_at.get(name).is_some_and(|at| *at >= began)));
+        for name in listed.keys() {
+            let at = self.read_at.entry(name.clone()).or_insert(began);
+            *at = (*at).max(began);
+        }
+        self.quotas = listed;
+        self.all_read_at = self.all_read_at.max(Some(began));
+        self.quotas_alive = self.quotas_alive.max(Some(now));
+        self.quotas_changed();
+        self.advance(now);
+    }
+
+    /// A read of the quotas that failed: it is asked for again where it is still needed.
+    pub fn quotas_read_failed(&mut self, now: Instant) {
+        self.quota_read.failed(now);
+        self.advance(now);
+    }
+
+    /// An event of the quota watch.
+    pub fn quota(&mut self, update: QuotaUpdate, now: Instant) {
+        self.quotas_alive = Some(now);
+        match update {
+            QuotaUpdate::Applied(view) => {
+                self.read_at.insert(view.name.clone(), now);
+                let outdated = self
+                    .quotas
+                    .get(&view.name)
+                    .is_some_and(|known| known.uid == view.uid && known.resource_version > view.resource_version);
+                if !outdated {
+                    self.quotas.insert(view.name.clone(), view);
+                }
+            }
+            QuotaUpdate::Deleted(name) => {
+                self.quotas.remove(&name);
+                self.read_at.insert(name, now);
+            }
+        }
+        self.quotas_changed();
+        self.advance(now);
+    }
+
+    /// The quota watch is alive: a bookmark or an orderly end.
+    pub fn quota_watch_alive(&mut self, now: Instant) {
+        self.quotas_alive = Some(now);
+        self.advance(now);
+    }
+
+    fn quotas_changed(&mut self) {
+        for account in self.holders.values_mut() {
+            account.prices = price(&self.quotas, &account.terms);
+            account.unsettled = true;
+        }
+    }
+
+    pub(super) fn quota_read_at(&self, quota: &str) -> Option<Instant> {
+        self.read_at.get(quota).copied().max(self.all_read_at)
+    }
+
+    /// When the quota of these costs that was read longest ago was read.
+    pub(super) fn oldest_reading(&self, prices: &[Priced]) -> Option<Instant> {
+        let oldest = self
+            .quotas
+            .values()
+            .filter(|view| prices.iter().any(|price| view.tracks(&price.resource)))
+            .filter_map(|view| self.quota_read_at(&view.name))
+            .min();
+        oldest.or(self.all_read_at)
+    }
+}
