@@ -114,7 +114,10 @@ impl Ledger {
             rooms.iter().find(|room| room.headroom < room.price.amount).map_or_else(String::new, |room| {
                 let live = self.live_count(room.price).map_or_else(String::new, |live| format!(", {live} live"));
                 let Bound { quota, hard, used, limit, spec_differs: _ } = room.bound;
-                format!("{} of quota {quota}: {used} used{live}, limit {limit}, hard {hard}", room.price.resource.as_str())
+                format!(
+                    "{} of quota {quota}: {used} used{live}, limit {limit}, hard {hard}",
+                    room.price.resource.as_str()
+                )
             })
         } else {
             String::new()

@@ -80,7 +80,9 @@ impl World {
             sim.want = 100;
             // A quota that refused is tried with one credit, which somebody has to use.
             let held = sim.holder.last_grant().is_some_and(|grant| grant.reason == Some(Reason::QuotaRefused));
-            if let Some(number) = held.then(|| self.base + Duration::from_millis(self.now)).and_then(|now| sim.holder.take(now)) {
+            if let Some(number) =
+                held.then(|| self.base + Duration::from_millis(self.now)).and_then(|now| sim.holder.take(now))
+            {
                 self.post(at, number);
             }
         }

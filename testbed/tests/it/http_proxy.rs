@@ -120,11 +120,9 @@ async fn watches_stream_are_held_and_are_cut() {
     let event = tokio::time::timeout(SOON, flowing.next()).await.unwrap();
     assert!(!matches!(event, Some(Ok(_))));
     // The first try may be on a pooled connection that is gone.
-    testbed::wait::until_true("another connection", SOON, || async {
-        bed.create("after").await.is_ok()
-    })
-    .await
-    .unwrap();
+    testbed::wait::until_true("another connection", SOON, || async { bed.create("after").await.is_ok() })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

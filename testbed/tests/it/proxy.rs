@@ -62,11 +62,7 @@ async fn bytes_pass_and_are_counted() {
     assert_eq!((proxy.connections(), proxy.open()), (1, 1));
     assert_eq!(proxy.bytes(Direction::ToServer), 3);
     // Counted when they are written, which the client may see first.
-    wait::until_true("the count", SOON, || async {
-        proxy.bytes(Direction::ToClient) == 4
-    })
-    .await
-    .unwrap();
+    wait::until_true("the count", SOON, || async { proxy.bytes(Direction::ToClient) == 4 }).await.unwrap();
     drop(client);
     wait::until_true("the end of it", SOON, || async { proxy.open() == 0 }).await.unwrap();
 }
@@ -204,9 +200,7 @@ async fn a_connection_is_cut_in_the_middle_of_a_frame() {
 #[tokio::test]
 async fn a_server_that_is_away_resets_its_clients() {
     let (server, _got) = echo().await;
-    let proxy = FaultProxy::start("127.0.0.1:1".parse().unwrap())
-        .await
-        .unwrap();
+    let proxy = FaultProxy::start("127.0.0.1:1".parse().unwrap()).await.unwrap();
     // The reset may come before the client has looked at its connection.
     let first = async {
         let mut client = TcpStream::connect(proxy.address()).await?;
