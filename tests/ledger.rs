@@ -110,3 +110,61 @@ fn survey() {
         eprintln!("{times:>6} x, seed {seed}: {violation}");
     }
 }
+
+/// A world that breaks one rule must be found out, by one of these invariants.
+fn found_out(mutant: Mutant, seeds: u64, by: &[&str]) {
+    let (found, _) = search(seeds, mutant);
+    let Some((seed, violation)) = found else { panic!("{seeds} schedules of {mutant:?} break nothing") };
+    eprintln!("{mutant:?}: seed {seed}: {violation}");
+    assert!(by.iter().any(|name| violation.starts_with(name)), "seed {seed}: {violation}");
+}
+
+#[test]
+fn a_holder_that_posts_after_its_lease_is_found_out() {
+    found_out(Mutant::PostsAfterLease, 2_000, &["V1"]);
+}
+
+#[test]
+fn a_create_that_outlives_p_is_found_out() {
+    found_out(Mutant::SlowPost, 2_000, &["V1"]);
+}
+
+#[test]
+fn a_leader_without_the_books_is_found_out() {
+    found_out(Mutant::SkipsBooks, 2_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_list_in_place_of_the_wait_is_found_out() {
+    found_out(Mutant::NoWait, 2_000, &["V1", "V3"]);
+}
+
+#[test]
+fn grants_before_the_books_are_found_out() {
+    found_out(Mutant::GrantsUnconfirmed, 2_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_number_returned_without_an_answer_is_found_out() {
+    found_out(Mutant::ReturnsUnanswered, 2_000, &["V1"]);
+}
+
+#[test]
+fn a_lease_from_the_answer_on_is_found_out() {
+    found_out(Mutant::LateLease, 4_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_leader_that_stays_is_found_out() {
+    found_out(Mutant::OldLeaderLives, 4_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_create_sent_again_after_death_is_found_out() {
+    found_out(Mutant::PostsAgain, 4_000, &["V1"]);
+}
+
+#[test]
+fn a_holder_that_goes_on_after_its_death_is_found_out() {
+    found_out(Mutant::IgnoresRestart, 4_000, &["V1", "V3", "V5"]);
+}
