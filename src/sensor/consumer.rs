@@ -38,7 +38,6 @@ pub(super) struct Place {
 /// What was found or made.
 #[derive(Debug)]
 pub(super) struct Settled {
-    pub(super) stream: StreamFacts,
     pub(super) consumer: ConsumerTerms,
     pub(super) records: Bucket,
     /// No message was ever handed out: the durable is new and there was none before it.
@@ -103,7 +102,7 @@ impl Place {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
         }
         let is_new = consumer.made && record.is_none();
-        Ok(Settled { stream, consumer, records, is_new })
+        Ok(Settled { consumer, records, is_new })
     }
 
     fn start(&self, stream: &StreamFacts) -> Start {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announce::Announcer;
 use super::block::LocalBlock;
-use super::board::Board;
+use super::board::{Board, Shown};
 use super::credits::Credits;
 use super::freshness::Freshness;
 use super::hand::{Ended, Hand, News};

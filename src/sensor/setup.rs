@@ -96,7 +96,11 @@ fn passes(error: &DiscoverError) -> bool {
             | CallError::Decode(_)
             | CallError::Auth(_),
         ) => true,
-        _ => false,
+        DiscoverError::ApiVersion(_)
+        | DiscoverError::Group(_)
+        | DiscoverError::Version { .. }
+        | DiscoverError::Kind { .. }
+        | DiscoverError::Plural { .. } => false,
     }
 }
 
