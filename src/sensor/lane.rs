@@ -153,10 +153,10 @@ impl Lane {
             self.pump(&mut puller).await;
             let now = clock::now();
             self.health.beat(now);
-            if let Some(until) = self.stopping {
-                if self.has_ended(&puller) || now >= until {
-                    break;
-                }
+            if let Some(until) = self.stopping
+                && (self.has_ended(&puller) || now >= until)
+            {
+                break;
             }
             tokio::select! {
                 biased;
@@ -451,11 +451,11 @@ impl Lane {
         let want = self.want(now);
         let Some(permit) = self.credits.is_gated().then(|| self.reports.try_reserve()) else { return };
         // Full: the leader has reports to read; this one goes with the next turn, as new as it then is.
-        if let Ok(permit) = permit {
-            if let Some(report) = self.credits.report(want, now) {
-                permit.send(report);
-                self.reported_at = Some(now);
-            }
+        if let Ok(permit) = permit
+            && let Some(report) = self.credits.report(want, now)
+        {
+            permit.send(report);
+            self.reported_at = Some(now);
         }
     }
 
@@ -568,15 +568,9 @@ impl Lane {
                 "still blocked"
             );
         }
-        self.board.show(
-            &self.gate,
-            &self.credits,
-            self.in_hand.len(),
-            puller.outstanding(),
-            waiting,
-            &self.detail,
-            now,
-        );
+        let shown =
+            Shown { in_hand: self.in_hand.len(), outstanding: puller.outstanding(), waiting, detail: &self.detail };
+        self.board.show(&self.gate, &self.credits, &shown, now);
     }
 }
 
