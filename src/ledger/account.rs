@@ -57,8 +57,8 @@ pub(super) struct Account {
     pub(super) terms: Terms,
     pub(super) prices: Vec<Priced>,
     pub(super) phase: Phase,
-    /// When the books were read in which the holder was found, until it follows this leader: until then the
-    /// predecessor may have renewed its lease, or echoed numbers that this leader has not seen.
+    /// When this leader read the books, until the holder follows it: until then the predecessor may have renewed the
+    /// holder's lease, or echoed numbers that this leader has not seen.
     pub(super) adopted: Option<Instant>,
     pub(super) seq: u64,
     /// The top that the newest report knew.
