@@ -204,6 +204,7 @@ impl Ledger {
             account.hear(report, self.epoch, None, now);
             account.owed = true;
             // Whoever is new queues up behind those who wait already.
+            self.turns = self.turns.saturating_add(1);
             account.served = self.turns;
             self.holders.insert(report.holder.clone(), account);
             self.advance(now);
