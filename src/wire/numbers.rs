@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Up to so many ranges are put in or taken out one by one: moving the rest costs less than a new set.
+const FEW: usize = 8;
+
 /// A set of credit numbers.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -134,19 +137,23 @@ impl NumberSet {
 
     /// Puts all numbers of another set in.
     pub fn extend(&mut self, other: &Self) {
-        match other.ranges.as_slice() {
-            [] => {}
-            &[(first, last)] => self.insert_range(first, last),
-            _ => *self = self.union(other),
+        if other.ranges.len() <= FEW {
+            for &(first, last) in &other.ranges {
+                self.insert_range(first, last);
+            }
+        } else {
+            *self = self.union(other);
         }
     }
 
     /// Takes all numbers of another set out.
     pub fn subtract(&mut self, other: &Self) {
-        match other.ranges.as_slice() {
-            [] => {}
-            &[(first, last)] => self.remove_range(first, last),
-            _ => *self = self.minus(other),
+        if other.ranges.len() <= FEW {
+            for &(first, last) in &other.ranges {
+                self.remove_range(first, last);
+            }
+        } else {
+            *self = self.minus(other);
         }
     }
 
