@@ -80,7 +80,13 @@ impl Ledger {
     }
 
     /// A credit goes out on quotas, some of which may be on hold.
-    pub(super) fn probe<'a>(&mut self, quotas: impl Iterator<Item = &'a str>, id: &HolderId, number: u64, now: Instant) {
+    pub(super) fn probe<'a>(
+        &mut self,
+        quotas: impl Iterator<Item = &'a str>,
+        id: &HolderId,
+        number: u64,
+        now: Instant,
+    ) {
         let until = now + self.options.probe_cap;
         for quota in quotas {
             if let Some(hold) = self.holds.get_mut(quota) {
@@ -93,8 +99,7 @@ impl Ledger {
     pub(super) fn held(&self, quota: &str, now: Instant) -> bool {
         let Some(hold) = self.holds.get(quota) else { return false };
         let read_since = self.quota_read_at(quota).is_some_and(|at| at > hold.since);
-        !read_since || now < hold.not_before
-            || hold.probe.as_ref().is_some_and(|probe| now < probe.until)
+        !read_since || now < hold.not_before || hold.probe.as_ref().is_some_and(|probe| now < probe.until)
     }
 
     /// When time alone changes what a hold allows.

@@ -21,8 +21,7 @@ impl Ledger {
                 self.want_quotas(now);
                 continue;
             }
-            let newer =
-                known.filter(|known| known.uid == view.uid && known.resource_version > view.resource_version);
+            let newer = known.filter(|known| known.uid == view.uid && known.resource_version > view.resource_version);
             listed.insert(view.name.clone(), newer.unwrap_or(view));
         }
         // What the list lacks but an event showed after the list began is there.

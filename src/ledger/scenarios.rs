@@ -16,7 +16,8 @@ fn kind() -> Counted {
 }
 
 fn quota(name: &str, version: u64, list: &[(&str, &str, &str)]) -> QuotaView {
-    let hard: BTreeMap<String, String> = list.iter().map(|(key, hard, _)| ((*key).to_owned(), (*hard).to_owned())).collect();
+    let hard: BTreeMap<String, String> =
+        list.iter().map(|(key, hard, _)| ((*key).to_owned(), (*hard).to_owned())).collect();
     let used = list.iter().map(|(key, _, used)| ((*key).to_owned(), (*used).to_owned())).collect();
     QuotaView::from_parts(name, "u", &version.to_string(), false, hard.clone(), Some(hard), used).unwrap()
 }

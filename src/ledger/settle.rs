@@ -105,7 +105,8 @@ impl Ledger {
         let by_time = self.is_settled_by_time(account);
         let reading = if account.made.is_empty() { None } else { self.oldest_reading(&account.prices) };
         let asked = self.quota_read.newest();
-        let checked = account.terms.created.as_ref().and_then(|kind| self.checks.get(kind)).and_then(|ask| ask.newest());
+        let checked =
+            account.terms.created.as_ref().and_then(|kind| self.checks.get(kind)).and_then(|ask| ask.newest());
         let mut done = NumberSet::new();
         let mut next: Option<Instant> = None;
         let mut wake = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));

@@ -165,16 +165,9 @@ impl NumberSet {
         let from = self.ranges.partition_point(|&(_, end)| end < first);
         let to = self.ranges.partition_point(|&(start, _)| start <= last).max(from);
         let mut left = Vec::with_capacity(2);
-        if let Some(&(start, _)) = self.ranges.get(from).filter(|_| from < to) {
-            if start < first {
-                left.push((start, first - 1));
-            }
-        }
-        if let Some(&(_, end)) = to.checked_sub(1).and_then(|at| self.ranges.get(at)).filter(|_| from < to) {
-            if last < end {
-                left.push((last + 1, end));
-            }
-        }
+        let hit = self.ranges.get(from..to).unwrap_or_default();
+        left.extend(hit.first().filter(|(start, _)| *start < first).map(|&(start, _)| (start, first - 1)));
+        left.extend(hit.last().filter(|(_, end)| last < *end).map(|&(_, end)| (last + 1, end)));
         self.ranges.splice(from..to, left);
     }
 

@@ -59,9 +59,9 @@ impl World {
         let (by, number) = (flight.holder, flight.number);
         let cpu = self.holders[by].cpu;
         let cost = if cpu { CPU_COST } else { 0 };
-        let fits = self.hard.is_none_or(|hard| {
-            self.used < hard && (!self.with_cpu || cost == 0 || self.used_cpu + cost <= CPU_HARD)
-        });
+        let fits = self
+            .hard
+            .is_none_or(|hard| self.used < hard && (!self.with_cpu || cost == 0 || self.used_cpu + cost <= CPU_HARD));
         let answer = if fits {
             self.used += 1;
             self.used_cpu += cost;
@@ -120,7 +120,8 @@ impl World {
         // The controller recalculates, at times from a cache that lacks what was charged meanwhile.
         let seen = self.counts.len() - 1;
         let after = self.rng.between(2, 200);
-        let behind = if self.calm || self.rng.chance(60) { seen } else { seen.saturating_sub(self.rng.below(4) as usize) };
+        let behind =
+            if self.calm || self.rng.chance(60) { seen } else { seen.saturating_sub(self.rng.below(4) as usize) };
         self.schedule(after, Event::Recalculate { seen: behind });
         let later = self.rng.between(200, 3_000);
         self.schedule(later, Event::Recalculate { seen: usize::MAX });

@@ -36,15 +36,13 @@ impl World {
         let ledger = &self.leaders[self.current()?].ledger;
         let Some(LiveState::Watched { objects, .. }) = ledger.live(&self.kind) else { return None };
         let unseen: BTreeMap<&HolderId, NumberSet> = ledger.unseen().collect();
-        let out = |by: usize, number: u64| {
-            unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number))
-        };
+        let out =
+            |by: usize, number: u64| unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number));
         for (name, object) in &self.objects {
-            if let Some((by, number)) = object.by {
-                if !objects.contains_key(name) && !out(by, number) {
+            if let Some((by, number)) = object.by
+                && !objects.contains_key(name) && !out(by, number) {
                     return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
                 }
-            }
         }
         for post in self.posts.iter().filter(|post| post.flying) {
             if !out(post.holder, post.number) {
@@ -59,7 +57,8 @@ impl World {
         let ledger = &self.leaders[self.current()?].ledger;
         for (at, sim) in self.holders.iter().enumerate() {
             let holder = &sim.holder;
-            if !sim.alive || sim.retired || holder.unused() + holder.busy() == 0 || !holder.lease_holds(self.present()) {
+            if !sim.alive || sim.retired || holder.unused() + holder.busy() == 0 || !holder.lease_holds(self.present())
+            {
                 continue;
             }
             let known = ledger.holders().find(|(id, _, _)| *id == holder.id()).map(|(_, phase, _)| phase);

@@ -80,7 +80,9 @@ impl World {
             sim.want = 100;
             // A quota that refused is tried with one credit, which somebody has to use.
             let held = sim.holder.last_grant().is_some_and(|grant| grant.reason == Some(Reason::QuotaRefused));
-            if let Some(number) = held.then(|| self.base + Duration::from_millis(self.now)).and_then(|now| sim.holder.take(now)) {
+            if let Some(number) =
+                held.then(|| self.base + Duration::from_millis(self.now)).and_then(|now| sim.holder.take(now))
+            {
                 self.post(at, number);
             }
         }
@@ -132,7 +134,12 @@ impl World {
         }
         let before = self.holders[at].holder.top();
         let effect = self.holders[at].holder.on_grant(&grant);
-        self.say(|| format!("h{at} gets epoch {} seq {} top {} echo {:?}: {effect:?}", grant.epoch, grant.seq, grant.top, grant.made_seen));
+        self.say(|| {
+            format!(
+                "h{at} gets epoch {} seq {} top {} echo {:?}: {effect:?}",
+                grant.epoch, grant.seq, grant.top, grant.made_seen
+            )
+        });
         if self.holders[at].holder.top() < before {
             self.violate("V4: a top fell");
         }

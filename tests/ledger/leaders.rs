@@ -111,7 +111,8 @@ impl World {
         self.leaders[at].listing = true;
         let upto = self.log.len();
         // A record tells a new leader where to watch on from; a gap has no such place.
-        let from = if first && self.rng.chance(60) { upto - self.rng.below(upto.min(8) as u64 + 1) as usize } else { upto };
+        let from =
+            if first && self.rng.chance(60) { upto - self.rng.below(upto.min(8) as u64 + 1) as usize } else { upto };
         let objects = self.snapshot();
         self.say(|| format!("leader {at} lists {} objects, watches on from {from} of {upto}", objects.len()));
         let after = self.delay();

@@ -7,7 +7,7 @@ use super::*;
 #[ignore = "a measurement, to be run with optimisation"]
 #[allow(clippy::disallowed_methods, reason = "it measures real time")]
 fn an_event_costs_microseconds() {
-    const EVENTS: u64 = 50_000;
+    const EVENTS: u32 = 50_000;
     let mut stand = Stand::with(vec![count_quota(1, "1M", "0")]);
     stand.counting("a");
     stand.report("a", 1_000);
@@ -16,7 +16,7 @@ fn an_event_costs_microseconds() {
     let mut spent = [Duration::ZERO; 4];
     let mut version = 1;
     let mut ranges = 0;
-    for event in 0..EVENTS {
+    for event in 0..u64::from(EVENTS) {
         stand.now += Duration::from_micros(20);
         let at = (event.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as usize % flying.len();
         let number = flying.swap_remove(at);
@@ -44,6 +44,9 @@ fn an_event_costs_microseconds() {
         stand.grants.clear();
         flying.push(stand.take("a"));
     }
-    let each = spent.map(|time| time / EVENTS as u32);
-    eprintln!("object {:?}, report {:?}, deadline {:?}, quota {:?} per event, up to {ranges} ranges", each[0], each[1], each[2], each[3]);
+    let each = spent.map(|time| time / EVENTS);
+    eprintln!(
+        "object {:?}, report {:?}, deadline {:?}, quota {:?} per event, up to {ranges} ranges",
+        each[0], each[1], each[2], each[3]
+    );
 }
