@@ -192,7 +192,7 @@ fn mistakes_in_a_template() {
     let error = compile(&json!({"spec": {"args": [{"v": 1}, {"v": "a ${{ b"}]}})).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "spec.args[1].v: `${{ b }}`: `${{` is not closed by `}}`; write `$${{` for the text itself"
+        "spec.args[1].v: `${{ b`: `${{` is not closed by `}}`; write `$${{` for the text itself"
     );
     let nested = (0..200).fold(json!(1), |inner, _| json!([inner]));
     let error = compile(&nested).unwrap_err().to_string();
