@@ -42,5 +42,5 @@ bench: testbed ## The benchmarks, each beside the bare client in the same run
 	$(CARGO) bench --bench jetgate
 
 .PHONY: docs
-docs: ## Generate docs/settings.md, docs/metrics.md and docs/reasons.md
+docs: ## Write the generated parts of docs/: settings, templates, metrics, reasons
 	JETGATE_WRITE_DOCS=1 $(CARGO) test --test docs

@@ -2,4 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
 
 mod burst;
+mod input;
+mod metrics;
+mod reasons;
 mod support;

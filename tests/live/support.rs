@@ -157,6 +157,15 @@ impl<'p> Stage<'p> {
         Sensor { process: Process::spawn(self.spec()).unwrap() }
     }
 
+    /// Starts the sensor with an empty log.
+    pub(crate) fn spawn_anew(&self) -> Sensor {
+        let spec = self.spec();
+        if spec.log.exists() {
+            std::fs::remove_file(&spec.log).unwrap();
+        }
+        Sensor { process: Process::spawn(spec).unwrap() }
+    }
+
     pub(crate) fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.nats.clone())
     }
