@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
 
 mod burst;
-mod input;
-mod metrics;
-mod reasons;
+mod churn;
+mod quota_truth;
 mod support;
+mod two_servers;
+mod weaker;
