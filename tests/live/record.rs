@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use testbed::http_proxy::{Action, Matching};
-use testbed::{ControlPlane, ControlPlaneOptions, Direction, FaultProxy, HttpFaultProxy, Nats, Referee, Resource, wait};
+use testbed::{
+    ControlPlane, ControlPlaneOptions, Direction, FaultProxy, HttpFaultProxy, Nats, Referee, Resource, wait,
+};
 
 use crate::support::{LONG, Sensor, Stage};
 
@@ -246,10 +248,14 @@ async fn an_api_server_that_stops_during_a_post_makes_one_object() {
         panic!("{error}\n{}", sensor.process.last_log_lines(30));
     });
     sensor.until_reason(Some("at_limit")).await;
-    let finisher =
-        testbed::Finisher::start(&plane, &Resource::workflows(), &stage.namespace, testbed::Pace::After(Duration::ZERO))
-            .await
-            .unwrap();
+    let finisher = testbed::Finisher::start(
+        &plane,
+        &Resource::workflows(),
+        &stage.namespace,
+        testbed::Pace::After(Duration::ZERO),
+    )
+    .await
+    .unwrap();
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
     println!("{verdict}");
     assert!(verdict.most_alive <= 10, "{verdict}");

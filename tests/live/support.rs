@@ -28,6 +28,7 @@ pub(crate) struct Stage<'p> {
     folder: tempfile::TempDir,
     env: BTreeMap<String, String>,
     file: String,
+    log: String,
 }
 
 /// The sensor file of most tests: a Workflow per message.
@@ -102,6 +103,7 @@ impl<'p> Stage<'p> {
             folder: tempfile::tempdir().unwrap(),
             env,
             file,
+            log: "sensor".to_owned(),
         }
     }
 
@@ -134,7 +136,7 @@ impl<'p> Stage<'p> {
     pub(crate) fn spec(&self) -> Spec {
         let path = self.folder.path().join("sensor.yaml");
         std::fs::write(&path, &self.file).unwrap();
-        let log = self.folder.path().join(format!("{}.log", self.sensor));
+        let log = self.folder.path().join(format!("{}.log", self.log));
         let mut spec = Spec::new("jetgate", env!("CARGO_BIN_EXE_jetgate"), ["sensor"], log)
             .env("SENSOR_FILE", path.to_string_lossy())
             .env("KUBECONFIG", self.kubeconfig.to_string_lossy())
@@ -203,6 +205,12 @@ impl<'p> Stage<'p> {
             Ok(stream) => stream.cached_info().state.messages,
             Err(_) => 0,
         }
+    }
+
+    /// A log file of its own for the next sensor that is started, beside the first one.
+    pub(crate) fn own_log(&mut self, name: &str) -> &mut Self {
+        name.clone_into(&mut self.log);
+        self
     }
 
     /// A service account with the rights of a sensor that leads itself.
