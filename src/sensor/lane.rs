@@ -65,6 +65,8 @@ pub(super) struct LanePorts {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) grants: mpsc::Receiver<Grant>,
     pub(super) waiting: watch::Receiver<Waiting>,
+    /// Whether the API server could not be asked for the Lease.
+    pub(super) api_down: watch::Receiver<bool>,
     /// Asks for the consumer to be made again.
     pub(super) consumer_gone: mpsc::Sender<()>,
 }
@@ -77,6 +79,7 @@ pub(super) struct Lane {
     credits: Credits,
     reports: mpsc::Sender<Report>,
     waiting: watch::Receiver<Waiting>,
+    api_down: watch::Receiver<bool>,
     consumer_gone: mpsc::Sender<()>,
     news: mpsc::Sender<News>,
     gate: Gate,
@@ -116,6 +119,7 @@ impl Lane {
             credits,
             reports: ports.reports,
             waiting: ports.waiting,
+            api_down: ports.api_down,
             consumer_gone: ports.consumer_gone,
             news,
             gate: Gate::new(clock::now()),
@@ -555,6 +559,8 @@ impl Lane {
         let local = Reasons::NONE
             .with_if(!self.known_connection.up, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
+            // The cause of there being no grant, and none for as long as there is one.
+            .with_if(*self.api_down.borrow() && !self.credits.may_use(now), Reason::ApiDown)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {

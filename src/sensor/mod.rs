@@ -151,6 +151,16 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     tasks.spawn_once("admin", admin.serve(shown, admin_stop));
 
     let connection = Connection::open(config.nats.clone()).await.map_err(SensorError::Nats)?;
+    {
+        let (connection, stop) = (connection.clone(), tasks.token());
+        tasks.spawn_once("nats guard", async move {
+            tokio::select! {
+                () = connection.guard() => {}
+                () = stop.cancelled() => {}
+            }
+            Ok::<(), SensorError>(())
+        });
+    }
     let cluster = if setup::needs_cluster(&config) {
         let options = ClusterOptions { kubeconfig: config.settings.kubeconfig.clone(), ..ClusterOptions::default() };
         Some(Cluster::connect(&options).await.map_err(SensorError::Cluster)?)
@@ -207,11 +217,13 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     // The leader outlives the lane: it hears its last report, writes the books and then gives the Lease up.
     let leader_stop = CancellationToken::new();
     let leader_over = CancellationToken::new();
+    let (_, mut api_down) = watch::channel(false);
     match (cluster, setup::leads(&config, created.as_ref())) {
         (Some(cluster), true) => {
             let settings = setup::leader_settings(&config, created.clone());
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
+            api_down = leader.api_down();
             let (stop, over) = (leader_stop.clone(), leader_over.clone().drop_guard());
             tasks.spawn_once("leader", async move {
                 leader.run(reports_heard, stop).await;
@@ -264,7 +276,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,
     };
-    let ports = LanePorts { reports, grants: grants_heard, waiting, consumer_gone };
+    let ports = LanePorts { reports, grants: grants_heard, waiting, api_down, consumer_gone };
     let (lane, grants, news) = Lane::new(shared, lane_settings, credits, freshness, board, health, ports);
     let led = leader_stop.drop_guard();
     tasks.spawn_once("lane", async move {
