@@ -98,7 +98,8 @@ pub(crate) async fn sensor(stage: &Stage, screen: &Screen, seen: &mut watch::Rec
     stage.sensor.start_again().await?;
     let ready = begun.elapsed();
     // It has a limit once somebody leads; by then what the killed one had sent has landed, and is not taken for its own.
-    let sight = seen.wait_for(|sight| sight.limit.is_some()).await?.clone();
+    let new = stage.sensor.pid();
+    let sight = seen.wait_for(|sight| sight.sensor == new && sight.limit.is_some()).await?.clone();
     let leads = begun.elapsed();
     seen.wait_for(|now| now.created > sight.created || now.created >= messages).await?;
     show(screen, seen);

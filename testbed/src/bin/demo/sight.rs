@@ -23,6 +23,8 @@ pub(crate) struct Sight {
     /// The sensor's limit.
     pub(crate) limit: Option<u64>,
     pub(crate) gate: Gate,
+    /// Which sensor process said so.
+    pub(crate) sensor: i32,
     /// Messages in the stream that are not acknowledged yet.
     pub(crate) waiting: Option<u64>,
     /// Ever created, as the referee saw it.
@@ -117,9 +119,10 @@ pub(crate) async fn look(stage: &Stage, screen: &Screen, sights: &watch::Sender<
 
 /// One look at everything.
 pub(crate) async fn once(stage: &Stage, before: Sight) -> Sight {
+    let sensor = stage.sensor.pid();
     let (used, waiting, saying) = tokio::join!(stage.used(), stage.waiting(), stage.sensor.ask());
     let tally = stage.referee.tally();
-    let mut sight = Sight { used, waiting, live: tally.alive(), created: tally.created(), ..before };
+    let mut sight = Sight { used, waiting, sensor, live: tally.alive(), created: tally.created(), ..before };
     match saying {
         Some(Saying { reason, limit, blocked_seconds, nats_connected, nats_reconnects }) => {
             sight.gate = reason.map_or(Gate::Open, Gate::Blocked);
