@@ -22,6 +22,7 @@ use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, ObjectEvent, Sight};
 use crate::ledger::{Action, Ledger, LiveState, SeenObject};
+use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
 
@@ -81,6 +82,10 @@ pub(super) struct Session<'a> {
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
+    /// The top that the newest grant told, and of whom.
+    told_top: Option<(HolderId, u64)>,
+    /// When the newest write of the books began.
+    books_began: Option<Instant>,
     forbidden_said: bool,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
@@ -120,6 +125,8 @@ impl<'a> Session<'a> {
             gap: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
+            told_top: None,
+            books_began: None,
             forbidden_said: false,
             trouble_since: BTreeMap::new(),
         })
@@ -219,7 +226,15 @@ impl<'a> Session<'a> {
     }
 
     fn send(&mut self, grant: Grant) {
-        self.leader.metrics.grants.inc();
+        if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
+            && grant.top > 0
+        {
+            let now = clock::now();
+            self.leader.metrics.grants.inc();
+            let since = self.books_began.unwrap_or(now);
+            self.leader.metrics.grant_latency.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
+        self.told_top = Some((grant.holder.clone(), grant.top));
         match self.grants.try_send(grant) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(grant)) => self.waiting_grant = Some(grant),
@@ -228,6 +243,8 @@ impl<'a> Session<'a> {
     }
 
     fn write_books(&mut self, books: Books) {
+        // What made the next grant possible was heard just now.
+        self.books_began = Some(clock::now());
         let write = self.books.write(books);
         self.calls.push(Box::pin(async move { Done::Books(write.await) }));
     }
@@ -385,8 +402,6 @@ impl<'a> Session<'a> {
             self.projection.rewind(version, now);
         }
         if gap || rewound || blind {
-            let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
-            self.projection.mark_gap(upto, now);
             let why = if blind {
                 "the objects could not be watched until now"
             } else {
