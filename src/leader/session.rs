@@ -1,6 +1,8 @@
 //! One leadership: from the books read to the Lease lost. All that decides is in the ledger; this feeds it what the
 //! watches, the holders and the stores say, and does what it asks for.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +22,7 @@ use super::{Leader, LeaderView, RecordView};
 use crate::clock;
 use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
-use crate::k8s::{CallError, Cluster, DiscoverError, Kind, ObjectEvent, Sight};
+use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
 use crate::ledger::{Action, Ledger, LiveState, SeenObject};
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
@@ -51,8 +53,16 @@ enum Done {
     Quotas { result: Result<Vec<QuotaView>, CallError>, began: Instant },
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
-    Facts(Option<(StreamFacts, ConsumerFacts)>),
+    Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant },
     Signals,
+}
+
+/// A gap that is not marked yet.
+struct Gap {
+    /// When the list that ended it was there.
+    since: Instant,
+    /// The version that the record will have when it is marked.
+    version: u64,
 }
 
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -69,7 +79,7 @@ pub(super) struct Session<'a> {
     facts_reading: bool,
     signal_writing: bool,
     signal_due: Option<Instant>,
-    last_facts: Option<ConsumerFacts>,
+    gap: Option<Gap>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
@@ -109,7 +119,7 @@ impl<'a> Session<'a> {
             facts_reading: false,
             signal_writing: false,
             signal_due: None,
-            last_facts: None,
+            gap: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
             forbidden_said: false,
@@ -276,9 +286,10 @@ impl<'a> Session<'a> {
         let own = self.leader.settings.own.clone();
         self.calls.push(Box::pin(async move {
             // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
+            let began = clock::now();
             let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
             let stream = stream_facts(&connection, &own.stream).await.ok();
-            Done::Facts(stream.zip(consumer))
+            Done::Facts { facts: stream.zip(consumer), began }
         }));
     }
 
@@ -308,7 +319,7 @@ impl<'a> Session<'a> {
                 self.record_writing = false;
                 self.projection.revision = Some(result?);
             }
-            Done::Facts(facts) => {
+            Done::Facts { facts, began } => {
                 self.facts_reading = false;
                 if let Some((stream, consumer)) = facts {
                     if stream.created_ns != self.projection.record().stream_created_ns() {
@@ -322,7 +333,7 @@ impl<'a> Session<'a> {
                             "the stream has lost its end: the record begins again"
                         );
                     }
-                    self.last_facts = Some(consumer);
+                    self.close_gap(consumer.delivered_stream_sequence, began, now);
                 }
             }
             Done::Signals => self.signal_writing = false,
@@ -355,84 +366,6 @@ impl<'a> Session<'a> {
             Seen::Trouble { watch, error } => self.trouble(watch, &error),
         }
         self.signal_soon(now);
-    }
-
-    fn listed(&mut self, objects: &[Sight], version: u64, began: Instant, gap: bool) {
-        let now = clock::now();
-        self.well("objects");
-        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
-        // Nothing stands in the record to go on from, and creates have been made unseen.
-        let blind = self.forbidden_said && self.projection.record().version() == 0;
-        if self.forbidden_said {
-            self.forbidden_said = false;
-            tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
-        }
-        for sight in objects {
-            self.projection.saw(sight, now);
-        }
-        let rewound = version < self.projection.record().version();
-        if rewound {
-            tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
-            self.projection.rewind(version, now);
-        }
-        if gap || rewound || blind {
-            let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
-            self.projection.mark_gap(upto, now);
-            let why = if blind {
-                "the objects could not be watched until now"
-            } else {
-                "the API server forgot what happened since the last watch (410 Gone)"
-            };
-            tracing::warn!(
-                kind = %counted,
-                "record gap: {why}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their \
-                 messages"
-            );
-        }
-        // A watch that resumes behind this list moves the version itself.
-        if gap || self.projection.record().version() == 0 {
-            self.projection.advance(version, now);
-        }
-        let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
-        self.ledger.objects_listed(&counted, &seen, began, now);
-    }
-
-    fn object(&mut self, event: &ObjectEvent, replayed: bool) {
-        let now = clock::now();
-        self.well("objects");
-        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
-        match event {
-            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
-                self.projection.saw(sight, now);
-                self.projection.advance(sight.resource_version, now);
-                let object = seen_object(sight);
-                match event {
-                    _ if replayed => self.ledger.object_replayed(&object, now),
-                    ObjectEvent::Deleted(_) => self.ledger.object_deleted(&counted, &object, now),
-                    ObjectEvent::Applied(_) | ObjectEvent::Bookmark(_) => {
-                        self.ledger.object_applied(&counted, &object, now);
-                    }
-                }
-            }
-            ObjectEvent::Bookmark(version) => {
-                self.projection.advance(*version, now);
-                self.ledger.object_watch_alive(&counted, now);
-            }
-        }
-    }
-
-    fn forbidden(&mut self, text: &str) {
-        let Some((counted, _)) = &self.leader.settings.own.created else { return };
-        if !self.forbidden_said {
-            self.forbidden_said = true;
-            tracing::warn!(
-                kind = %counted,
-                answer = text,
-                "the objects may not be listed and watched (give the right to list and watch them): capacity is \
-                 judged by `used` with a settle time, which is weaker, and there is no record of finished messages"
-            );
-        }
-        self.ledger.object_watch_forbidden(counted, clock::now());
     }
 
     fn trouble(&mut self, watch: &'static str, error: &CallError) {

@@ -3,7 +3,13 @@
 
 mod burst;
 mod churn;
+mod faults;
+mod input;
+mod metrics;
 mod quota_truth;
+mod reasons;
+mod record;
+mod shutdown;
 mod support;
 mod two_servers;
 mod weaker;
