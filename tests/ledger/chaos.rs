@@ -105,6 +105,7 @@ impl World {
                     self.new_holder(None);
                 }
             }
+            71..84 if self.mutant == Mutant::OldLeaderLives && self.leaders.len() > 1 => {}
             71..80 => {
                 self.adopt();
                 self.some_hear_the_old_one();
