@@ -1,6 +1,6 @@
 //! What happens to the world from outside, and how a schedule comes to rest.
 
-use crate::world::{Event, LEASE, LIVES, World};
+use crate::world::{Event, LEASE, LIVES, Mutant, World};
 
 impl World {
     /// One schedule: some chaos, then rest, then want everywhere.
