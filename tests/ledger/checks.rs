@@ -40,9 +40,11 @@ impl World {
             |by: usize, number: u64| unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number));
         for (name, object) in &self.objects {
             if let Some((by, number)) = object.by
-                && !objects.contains_key(name) && !out(by, number) {
-                    return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
-                }
+                && !objects.contains_key(name)
+                && !out(by, number)
+            {
+                return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
+            }
         }
         for post in self.posts.iter().filter(|post| post.flying) {
             if !out(post.holder, post.number) {
@@ -120,7 +122,9 @@ impl World {
             }
         }
         if let Some(sim) = self.holders.iter().find(|sim| sim.alive && !sim.retired && !sim.holder.is_settled()) {
-            wrong = Some(format!("V5: {} is not settled: {:?}", sim.id(), sim.holder));
+            let holder = &sim.holder;
+            let (unused, busy, made) = (holder.unused(), holder.busy(), holder.made_count());
+            wrong = Some(format!("V5: {} is not settled: {unused} unused, {busy} busy, {made} made", sim.id()));
         }
         let live = ledger.live(&self.kind).and_then(LiveState::count);
         if live != Some(self.objects.len() as u64) {
