@@ -3,6 +3,7 @@
 
 mod burst;
 mod faults;
+mod places;
 mod record;
 mod shutdown;
 mod support;
