@@ -370,6 +370,8 @@ impl<'a> Session<'a> {
         let now = clock::now();
         self.well("objects");
         let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
+        // Nothing stands in the record to go on from, and creates have been made unseen.
+        let blind = self.forbidden_said && self.projection.record().version() == 0;
         if self.forbidden_said {
             self.forbidden_said = false;
             tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
@@ -382,11 +384,18 @@ impl<'a> Session<'a> {
             tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
             self.projection.rewind(version, now);
         }
-        if gap || rewound {
+        if gap || rewound || blind {
+            let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
+            self.projection.mark_gap(upto, now);
+            let why = if blind {
+                "the objects could not be watched until now"
+            } else {
+                "the API server forgot what happened since the last watch (410 Gone)"
+            };
             tracing::warn!(
                 kind = %counted,
-                "record gap: the API server forgot what happened since the last watch (410 Gone); objects that came \
-                 and went meanwhile are unknown, ON_DOUBT decides about their messages"
+                "record gap: {why}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their \
+                 messages"
             );
             self.gap = Some(Gap { since: now, version });
             self.read_facts();

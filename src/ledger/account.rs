@@ -198,10 +198,13 @@ impl Account {
         self.unmake(&known.minus(&report.made).minus(&self.doubted));
         let newly = report.made.minus(&known).minus(&self.settled);
         self.make(&newly, now);
-        if let Some(present) = present {
-            self.seen.extend(present);
+        if present.is_some() || !self.seen.is_empty() {
+            let out = self.out();
+            self.seen = self.seen.intersection(&out);
+            if let Some(present) = present {
+                self.seen.extend(&present.intersection(&out));
+            }
         }
-        self.keep_seen_out();
         self.recount();
         newly
     }
@@ -261,7 +264,8 @@ impl Account {
 
     /// Every number that may still have an effect which is not counted elsewhere.
     pub(super) fn out(&self) -> NumberSet {
-        let mut out = self.open.union(&self.unreported());
+        let mut out = self.open.clone();
+        out.extend(&self.unreported());
         for batch in &self.made {
             out.extend(&batch.numbers);
         }

@@ -213,6 +213,7 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+mod cost;
 mod counting;
 mod holding;
 mod leaving;

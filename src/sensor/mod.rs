@@ -128,6 +128,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let admin = Admin::bind(config.settings.metrics_port).await?;
     tracing::info!(address = %admin.address(), "metrics and health");
     let admin_stop = CancellationToken::new();
+    // It serves to the end, whatever the end is: a start that fails, or a lane that does.
+    let served = admin_stop.clone().drop_guard();
     let shown = Shown {
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
@@ -146,7 +148,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         },
     };
     setup::on_scrape(&metrics, &sensor_metrics, &board, &limiter, &record, &leader_view, &config.namespace);
-    tasks.spawn_once("admin", admin.serve(shown, admin_stop.clone()));
+    tasks.spawn_once("admin", admin.serve(shown, admin_stop));
 
     let connection = Connection::open(config.nats.clone()).await.map_err(SensorError::Nats)?;
     {
@@ -167,7 +169,6 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     };
     let stop = tasks.token();
     let Some((settled, created)) = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health).await? else {
-        admin_stop.cancel();
         return Ok(());
     };
     at_nats.met();
@@ -277,9 +278,10 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     };
     let ports = LanePorts { reports, grants: grants_heard, waiting, api_down, consumer_gone };
     let (lane, grants, news) = Lane::new(shared, lane_settings, credits, freshness, board, health, ports);
+    let led = leader_stop.drop_guard();
     tasks.spawn_once("lane", async move {
         lane.run(grants, news, stop).await;
-        leader_stop.cancel();
+        drop(led);
         if tokio::time::timeout(grace / 4, leader_over.cancelled()).await.is_err() {
             tracing::warn!("the leader did not end in time: what it held is settled when its holders are silent");
         }
@@ -287,7 +289,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         if let Err(error) = connection.close(CLOSE.min(grace / 8)).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "NATS was not closed in order");
         }
-        admin_stop.cancel();
+        drop(served);
         Ok::<(), SensorError>(())
     });
     Ok(())

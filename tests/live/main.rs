@@ -7,3 +7,5 @@ mod places;
 mod record;
 mod shutdown;
 mod support;
+mod two_servers;
+mod weaker;

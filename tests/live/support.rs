@@ -9,7 +9,7 @@ use async_nats::jetstream;
 use serde_json::{Value, json};
 use testbed::control_plane::{Login, ServiceAccount};
 use testbed::process::{Process, Spec};
-use testbed::{ControlPlane, Nats, Referee, Resource, Verdict, wait};
+use testbed::{ControlPlane, HttpFaultProxy, Nats, Referee, Resource, Verdict, wait};
 
 /// Long enough for a loaded machine of two cores; a test that needs it has failed anyway.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
@@ -159,6 +159,15 @@ impl<'p> Stage<'p> {
         Sensor { process: Process::spawn(self.spec()).unwrap() }
     }
 
+    /// Starts the sensor with an empty log.
+    pub(crate) fn spawn_anew(&self) -> Sensor {
+        let spec = self.spec();
+        if spec.log.exists() {
+            std::fs::remove_file(&spec.log).unwrap();
+        }
+        Sensor { process: Process::spawn(spec).unwrap() }
+    }
+
     pub(crate) fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.nats.clone())
     }
@@ -197,6 +206,38 @@ impl<'p> Stage<'p> {
         wait::until_true("every message acknowledged", LONG, || async { self.waiting().await == (0, 0) })
             .await
             .unwrap();
+    }
+
+    /// A service account of the stage's namespace with these rules, and a token of it.
+    pub(crate) async fn token(&self, rules: &Value) -> String {
+        let account = self.plane.service_account(&self.namespace, "sensor", rules).await.unwrap();
+        self.plane.sign_token(&account, Duration::from_secs(3600)).unwrap()
+    }
+
+    /// The sensor reaches the API server through this proxy, as a service account with the rights that it needs.
+    pub(crate) async fn behind(&mut self, proxy: &HttpFaultProxy) -> &mut Self {
+        let token = self.token(&sensor_rules(&["create", "get", "list", "watch"])).await;
+        self.kubeconfig = self.plane.kubeconfig_at(&Login::Token(token), &proxy.url()).unwrap();
+        self
+    }
+
+    /// The leader's public word on the quota `team`.
+    pub(crate) async fn signal(&self) -> Option<Value> {
+        let bucket = self.jetstream().get_key_value("jetgate-capacity").await.ok()?;
+        let value = bucket.get(format!("{}.team", self.namespace)).await.ok()??;
+        serde_json::from_slice(&value).ok()
+    }
+
+    /// Waits for a signal on its first resource.
+    pub(crate) async fn until_signal(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let found = wait::until(what, LONG, || async {
+            let resource = self.signal().await?["resources"].get(0)?.clone();
+            holds(&resource).then_some(resource)
+        });
+        match found.await {
+            Ok(resource) => resource,
+            Err(error) => panic!("{error}; it is {:?}", self.signal().await),
+        }
     }
 
     /// Dead letters so far.
@@ -363,6 +404,15 @@ impl Sensor {
         self.process.terminate().unwrap();
         self.process.wait_exit(Duration::from_secs(40)).await.unwrap().code()
     }
+}
+
+/// The rules of a sensor's Role, with these verbs on workflows.
+pub(crate) fn sensor_rules(verbs: &[&str]) -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": verbs},
+    ])
 }
 
 /// A plain HTTP GET on loopback.
