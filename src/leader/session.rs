@@ -385,8 +385,6 @@ impl<'a> Session<'a> {
             self.projection.rewind(version, now);
         }
         if gap || rewound || blind {
-            let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
-            self.projection.mark_gap(upto, now);
             let why = if blind {
                 "the objects could not be watched until now"
             } else {
