@@ -2,8 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
 
 mod burst;
+mod churn;
 mod faults;
+mod input;
+mod metrics;
 mod places;
+mod quota_truth;
+mod reasons;
 mod record;
 mod shutdown;
 mod support;
