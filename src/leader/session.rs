@@ -24,6 +24,7 @@ use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
 use crate::ledger::{Action, Ledger, LiveState, SeenObject};
+use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
 
@@ -83,6 +84,10 @@ pub(super) struct Session<'a> {
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
+    /// The top that the newest grant told, and of whom.
+    told_top: Option<(HolderId, u64)>,
+    /// When the newest write of the books began.
+    books_began: Option<Instant>,
     forbidden_said: bool,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
@@ -122,6 +127,8 @@ impl<'a> Session<'a> {
             gap: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
+            told_top: None,
+            books_began: None,
             forbidden_said: false,
             trouble_since: BTreeMap::new(),
         })
@@ -221,7 +228,15 @@ impl<'a> Session<'a> {
     }
 
     fn send(&mut self, grant: Grant) {
-        self.leader.metrics.grants.inc();
+        if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
+            && grant.top > 0
+        {
+            let now = clock::now();
+            self.leader.metrics.grants.inc();
+            let since = self.books_began.unwrap_or(now);
+            self.leader.metrics.grant_latency.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
+        self.told_top = Some((grant.holder.clone(), grant.top));
         match self.grants.try_send(grant) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(grant)) => self.waiting_grant = Some(grant),
@@ -230,6 +245,8 @@ impl<'a> Session<'a> {
     }
 
     fn write_books(&mut self, books: Books) {
+        // What made the next grant possible was heard just now.
+        self.books_began = Some(clock::now());
         let write = self.books.write(books);
         self.calls.push(Box::pin(async move { Done::Books(write.await) }));
     }
@@ -366,6 +383,99 @@ impl<'a> Session<'a> {
             Seen::Trouble { watch, error } => self.trouble(watch, &error),
         }
         self.signal_soon(now);
+    }
+
+    fn listed(&mut self, objects: &[Sight], version: u64, began: Instant, gap: bool) {
+        let now = clock::now();
+        self.well("objects");
+        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
+        // Nothing stands in the record to go on from, and creates have been made unseen.
+        let blind = self.forbidden_said && self.projection.record().version() == 0;
+        if self.forbidden_said {
+            self.forbidden_said = false;
+            tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
+        }
+        for sight in objects {
+            self.projection.saw(sight, now);
+        }
+        let rewound = version < self.projection.record().version();
+        if rewound {
+            tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
+            self.projection.rewind(version, now);
+        }
+        if gap || rewound || blind {
+            let why = if blind {
+                "the objects could not be watched until now"
+            } else {
+                "the API server forgot what happened since the last watch (410 Gone)"
+            };
+            tracing::warn!(
+                kind = %counted,
+                "record gap: {why}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their \
+                 messages"
+            );
+            self.gap = Some(Gap { since: now, version });
+            self.read_facts();
+        } else if self.projection.record().version() == 0 {
+            // A watch that resumes behind this list moves the version itself.
+            self.advance(version, now);
+        }
+        let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
+        self.ledger.objects_listed(&counted, &seen, began, now);
+    }
+
+    /// The record's version moves on, unless it waits for a gap to be marked: until then no version proves anything.
+    fn advance(&mut self, version: u64, now: Instant) {
+        match &mut self.gap {
+            Some(gap) => gap.version = gap.version.max(version),
+            None => self.projection.advance(version, now),
+        }
+    }
+
+    /// Marks the gap, once it is known what the consumer had handed out when the list had ended.
+    fn close_gap(&mut self, handed_out: u64, began: Instant, now: Instant) {
+        if let Some(gap) = self.gap.take_if(|gap| began >= gap.since) {
+            self.projection.mark_gap(handed_out, now);
+            self.projection.advance(gap.version, now);
+        }
+    }
+
+    fn object(&mut self, event: &ObjectEvent, replayed: bool) {
+        let now = clock::now();
+        self.well("objects");
+        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
+        match event {
+            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
+                self.projection.saw(sight, now);
+                self.advance(sight.resource_version, now);
+                let object = seen_object(sight);
+                match event {
+                    _ if replayed => self.ledger.object_replayed(&object, now),
+                    ObjectEvent::Deleted(_) => self.ledger.object_deleted(&counted, &object, now),
+                    ObjectEvent::Applied(_) | ObjectEvent::Bookmark(_) => {
+                        self.ledger.object_applied(&counted, &object, now);
+                    }
+                }
+            }
+            ObjectEvent::Bookmark(version) => {
+                self.advance(*version, now);
+                self.ledger.object_watch_alive(&counted, now);
+            }
+        }
+    }
+
+    fn forbidden(&mut self, text: &str) {
+        let Some((counted, _)) = &self.leader.settings.own.created else { return };
+        if !self.forbidden_said {
+            self.forbidden_said = true;
+            tracing::warn!(
+                kind = %counted,
+                answer = text,
+                "the objects may not be listed and watched (give the right to list and watch them): capacity is \
+                 judged by `used` with a settle time, which is weaker, and there is no record of finished messages"
+            );
+        }
+        self.ledger.object_watch_forbidden(counted, clock::now());
     }
 
     fn trouble(&mut self, watch: &'static str, error: &CallError) {
