@@ -81,6 +81,7 @@ pub(super) struct Session<'a> {
     signal_writing: bool,
     signal_due: Option<Instant>,
     gap: Option<Gap>,
+    leads_until: Option<Instant>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
@@ -125,6 +126,7 @@ impl<'a> Session<'a> {
             signal_writing: false,
             signal_due: None,
             gap: None,
+            leads_until: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
             told_top: None,
@@ -161,6 +163,7 @@ impl<'a> Session<'a> {
         let mut facts = tokio::time::interval(FACTS_EVERY);
         facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping: Option<Instant> = None;
+        self.leads_until = leading.borrow_and_update().until;
         let grants = self.grants.clone();
         loop {
             self.act();
@@ -179,9 +182,11 @@ impl<'a> Session<'a> {
                 Some(seen) = seen.recv() => self.seen(seen),
                 Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
                 changed = leading.changed() => {
-                    if changed.is_err() || leading.borrow_and_update().epoch.is_none() {
+                    let vote = leading.borrow_and_update();
+                    if changed.is_err() || vote.epoch.is_none() {
                         return End::LeaseLost;
                     }
+                    self.leads_until = vote.until;
                 }
                 permit = grants.reserve(), if self.waiting_grant.is_some() => {
                     if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
@@ -227,7 +232,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Sends a grant, unless our own clock says that the Lease may be another's by now: a process that was stopped finds
+    /// that out here, before anything else.
     fn send(&mut self, grant: Grant) {
+        if self.leads_until.is_none_or(|until| clock::now() >= until) {
+            return;
+        }
         if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
             && grant.top > 0
         {
@@ -383,99 +393,6 @@ impl<'a> Session<'a> {
             Seen::Trouble { watch, error } => self.trouble(watch, &error),
         }
         self.signal_soon(now);
-    }
-
-    fn listed(&mut self, objects: &[Sight], version: u64, began: Instant, gap: bool) {
-        let now = clock::now();
-        self.well("objects");
-        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
-        // Nothing stands in the record to go on from, and creates have been made unseen.
-        let blind = self.forbidden_said && self.projection.record().version() == 0;
-        if self.forbidden_said {
-            self.forbidden_said = false;
-            tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
-        }
-        for sight in objects {
-            self.projection.saw(sight, now);
-        }
-        let rewound = version < self.projection.record().version();
-        if rewound {
-            tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
-            self.projection.rewind(version, now);
-        }
-        if gap || rewound || blind {
-            let why = if blind {
-                "the objects could not be watched until now"
-            } else {
-                "the API server forgot what happened since the last watch (410 Gone)"
-            };
-            tracing::warn!(
-                kind = %counted,
-                "record gap: {why}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their \
-                 messages"
-            );
-            self.gap = Some(Gap { since: now, version });
-            self.read_facts();
-        } else if self.projection.record().version() == 0 {
-            // A watch that resumes behind this list moves the version itself.
-            self.advance(version, now);
-        }
-        let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
-        self.ledger.objects_listed(&counted, &seen, began, now);
-    }
-
-    /// The record's version moves on, unless it waits for a gap to be marked: until then no version proves anything.
-    fn advance(&mut self, version: u64, now: Instant) {
-        match &mut self.gap {
-            Some(gap) => gap.version = gap.version.max(version),
-            None => self.projection.advance(version, now),
-        }
-    }
-
-    /// Marks the gap, once it is known what the consumer had handed out when the list had ended.
-    fn close_gap(&mut self, handed_out: u64, began: Instant, now: Instant) {
-        if let Some(gap) = self.gap.take_if(|gap| began >= gap.since) {
-            self.projection.mark_gap(handed_out, now);
-            self.projection.advance(gap.version, now);
-        }
-    }
-
-    fn object(&mut self, event: &ObjectEvent, replayed: bool) {
-        let now = clock::now();
-        self.well("objects");
-        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
-        match event {
-            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
-                self.projection.saw(sight, now);
-                self.advance(sight.resource_version, now);
-                let object = seen_object(sight);
-                match event {
-                    _ if replayed => self.ledger.object_replayed(&object, now),
-                    ObjectEvent::Deleted(_) => self.ledger.object_deleted(&counted, &object, now),
-                    ObjectEvent::Applied(_) | ObjectEvent::Bookmark(_) => {
-                        self.ledger.object_applied(&counted, &object, now);
-                    }
-                }
-            }
-            ObjectEvent::Bookmark(version) => {
-                self.advance(*version, now);
-                self.ledger.object_watch_alive(&counted, now);
-            }
-        }
-    }
-
-    fn forbidden(&mut self, text: &str) {
-        let Some((counted, _)) = &self.leader.settings.own.created else { return };
-        if !self.forbidden_said {
-            self.forbidden_said = true;
-            tracing::warn!(
-                kind = %counted,
-                answer = text,
-                "the objects may not be listed and watched (give the right to list and watch them): capacity is \
-                 judged by `used` with a settle time, which is weaker, and there is no record of finished messages"
-            );
-        }
-        self.ledger.object_watch_forbidden(counted, clock::now());
     }
 
     fn trouble(&mut self, watch: &'static str, error: &CallError) {

@@ -15,6 +15,7 @@ mod churn;
 mod faults;
 mod input;
 mod metrics;
+mod places;
 mod quota_truth;
 mod reasons;
 mod record;
