@@ -69,11 +69,18 @@ impl Cell {
         let retries = sensor.metric("sensor_quota_retries_total", &[]).await.unwrap_or_default();
         eprintln!(
             "churn: limit {} of 75, {} deleted a second, quota controller {controller}: {rate:.0} created a second, \
-             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {retries} tried again at once",
-            self.limit, self.per_second, verdict.most_alive, verdict.refusals_403, verdict.posts
+             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {} answered otherwise than 201, \
+             {retries} tried again at once",
+            self.limit,
+            self.per_second,
+            verdict.most_alive,
+            verdict.refusals_403,
+            verdict.posts,
+            verdict.posts - verdict.posts_201 - verdict.refusals_403,
         );
         assert!(verdict.is_clean(), "{verdict}");
-        assert_eq!(verdict.created, verdict.posts_201, "the referee saw everything that the API server made");
+        // More where the API server stored an object and came too late to say so.
+        assert!(verdict.created >= verdict.posts_201, "the referee missed {verdict}, {} answered", verdict.posts_201);
         assert!(verdict.most_alive <= self.limit, "{verdict}, limit {}", self.limit);
         assert_eq!(stage.dead_letters().await, 0);
         assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
