@@ -1,7 +1,8 @@
 //! The credit protocol in a simulated world: random schedules of faults, with the invariants of the protocol checked
 //! after every step.
 //!
-//! `JETGATE_SEED=n` plays one seed and prints what happens; `JETGATE_SCHEDULES=n` plays so many.
+//! `JETGATE_SEED=n` plays one seed and prints what happens; `JETGATE_SCHEDULES=n` plays so many, from
+//! `JETGATE_FIRST_SEED=n` on.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods, clippy::cast_possible_truncation)]
 
 #[path = "ledger/api.rs"]
@@ -43,10 +44,10 @@ fn play(seed: u64, mutant: Mutant, trace: bool, base: Instant) -> (Result<(), Vi
     (result, world.steps)
 }
 
-/// Plays `0..count` on all cores; the smallest seed that breaks something, with what it breaks.
-fn search(count: u64, mutant: Mutant) -> (Option<(u64, Violation)>, u64) {
+/// Plays so many seeds from `first` on, on all cores; the smallest seed that breaks something, with what it breaks.
+fn search(first: u64, count: u64, mutant: Mutant) -> (Option<(u64, Violation)>, u64) {
     let base = Instant::now();
-    let (next, steps, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let (next, steps, stop) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(u64::MAX));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let found = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
@@ -55,7 +56,7 @@ fn search(count: u64, mutant: Mutant) -> (Option<(u64, Violation)>, u64) {
                     let mut found: Option<(u64, Violation)> = None;
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= count.min(stop.load(Ordering::Relaxed)) {
+                        if seed >= (first + count).min(stop.load(Ordering::Relaxed)) {
                             return found;
                         }
                         let (result, taken) = play(seed, mutant, false, base);
@@ -84,7 +85,7 @@ fn no_schedule_breaks_an_invariant() {
     }
     let count = number("JETGATE_SCHEDULES").unwrap_or(SCHEDULES);
     let began = Instant::now();
-    let (found, steps) = search(count, Mutant::None);
+    let (found, steps) = search(number("JETGATE_FIRST_SEED").unwrap_or(0), count, Mutant::None);
     eprintln!("{count} schedules, {steps} steps, {:?}", began.elapsed());
     if let Some((seed, violation)) = found {
         panic!(
@@ -113,7 +114,7 @@ fn survey() {
 
 /// A world that breaks one rule must be found out, by one of these invariants.
 fn found_out(mutant: Mutant, seeds: u64, by: &[&str]) {
-    let (found, _) = search(seeds, mutant);
+    let (found, _) = search(0, seeds, mutant);
     let Some((seed, violation)) = found else { panic!("{seeds} schedules of {mutant:?} break nothing") };
     eprintln!("{mutant:?}: seed {seed}: {violation}");
     assert!(by.iter().any(|name| violation.starts_with(name)), "seed {seed}: {violation}");

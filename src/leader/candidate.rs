@@ -27,7 +27,13 @@ pub(super) struct Vote {
 }
 
 /// Stands for the Lease until `resign`, then gives it up.
-pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, resign: CancellationToken) {
+pub(super) async fn stand(
+    place: Place,
+    me: String,
+    vote: watch::Sender<Vote>,
+    api_down: watch::Sender<bool>,
+    resign: CancellationToken,
+) {
     let times = LeaseTimes::default();
     let mut election = Election::new(me, times);
     let mut actions = election.step(Event::Tick, clock::now());
@@ -66,7 +72,7 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
         });
         let event = if let Some(call) = call {
             // Leadership may run out while the call hangs: the deadline is heard all the same.
-            let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut said_trouble));
+            let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut said_trouble, &api_down));
             tokio::select! {
                 event = &mut call => event,
                 () = sleep_until(election.leads_until()) => {
@@ -88,7 +94,13 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
     }
 }
 
-async fn perform(place: &Place, action: Action, timeout: Duration, said: &mut bool) -> Event {
+async fn perform(
+    place: &Place,
+    action: Action,
+    timeout: Duration,
+    said: &mut bool,
+    api_down: &watch::Sender<bool>,
+) -> Event {
     let Place { cluster, namespace, name } = place;
     let (event, error) = match action {
         Action::Read => match cluster.get_lease(namespace, name, timeout).await {
@@ -101,6 +113,8 @@ async fn perform(place: &Place, action: Action, timeout: Duration, said: &mut bo
         }
         Action::BecameLeader { .. } | Action::LostLeadership(_) => (Event::Tick, None),
     };
+    let down = error.as_ref().is_some_and(CallError::is_outage);
+    api_down.send_if_modified(|known| std::mem::replace(known, down) != down);
     match error {
         Some(error) if !*said => {
             *said = true;

@@ -104,6 +104,7 @@ pub struct Leader {
     metrics: LeaderMetrics,
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
+    api_down: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Leader {
@@ -123,13 +124,19 @@ impl Leader {
         grants: mpsc::Sender<Grant>,
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
-        Self { settings, cluster, connection, metrics, grants, view }
+        Self { settings, cluster, connection, metrics, grants, view, api_down: watch::Sender::new(false) }
     }
 
     /// Its state.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<LeaderView> {
         self.view.subscribe()
+    }
+
+    /// Whether the API server could not be asked for the Lease just now, so that nobody may lead.
+    #[must_use]
+    pub fn api_down(&self) -> watch::Receiver<bool> {
+        self.api_down.subscribe()
     }
 
     /// Stands for the Lease and leads whenever it is held, until `shutdown`; then writes what is owed and gives the
@@ -143,7 +150,8 @@ impl Leader {
             namespace: self.settings.namespace.clone(),
             name: self.settings.lease.clone(),
         };
-        let candidate = candidate::stand(place, self.settings.identity.clone(), vote, resign.clone());
+        let candidate =
+            candidate::stand(place, self.settings.identity.clone(), vote, self.api_down.clone(), resign.clone());
         let sessions = async {
             self.sessions(&mut reports, &mut leading, &shutdown).await;
             resign.cancel();

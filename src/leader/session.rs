@@ -51,8 +51,16 @@ enum Done {
     Quotas { result: Result<Vec<QuotaView>, CallError>, began: Instant },
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
-    Facts(Option<(StreamFacts, ConsumerFacts)>),
+    Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant },
     Signals,
+}
+
+/// A gap that is not marked yet.
+struct Gap {
+    /// When the list that ended it was there.
+    since: Instant,
+    /// The version that the record will have when it is marked.
+    version: u64,
 }
 
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -69,7 +77,7 @@ pub(super) struct Session<'a> {
     facts_reading: bool,
     signal_writing: bool,
     signal_due: Option<Instant>,
-    last_facts: Option<ConsumerFacts>,
+    gap: Option<Gap>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
@@ -109,7 +117,7 @@ impl<'a> Session<'a> {
             facts_reading: false,
             signal_writing: false,
             signal_due: None,
-            last_facts: None,
+            gap: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
             forbidden_said: false,
@@ -276,9 +284,10 @@ impl<'a> Session<'a> {
         let own = self.leader.settings.own.clone();
         self.calls.push(Box::pin(async move {
             // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
+            let began = clock::now();
             let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
             let stream = stream_facts(&connection, &own.stream).await.ok();
-            Done::Facts(stream.zip(consumer))
+            Done::Facts { facts: stream.zip(consumer), began }
         }));
     }
 
@@ -308,7 +317,7 @@ impl<'a> Session<'a> {
                 self.record_writing = false;
                 self.projection.revision = Some(result?);
             }
-            Done::Facts(facts) => {
+            Done::Facts { facts, began } => {
                 self.facts_reading = false;
                 if let Some((stream, consumer)) = facts {
                     if stream.created_ns != self.projection.record().stream_created_ns() {
@@ -322,7 +331,7 @@ impl<'a> Session<'a> {
                             "the stream has lost its end: the record begins again"
                         );
                     }
-                    self.last_facts = Some(consumer);
+                    self.close_gap(consumer.delivered_stream_sequence, began, now);
                 }
             }
             Done::Signals => self.signal_writing = false,
@@ -361,6 +370,8 @@ impl<'a> Session<'a> {
         let now = clock::now();
         self.well("objects");
         let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
+        // Nothing stands in the record to go on from, and creates have been made unseen.
+        let blind = self.forbidden_said && self.projection.record().version() == 0;
         if self.forbidden_said {
             self.forbidden_said = false;
             tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
@@ -373,21 +384,43 @@ impl<'a> Session<'a> {
             tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
             self.projection.rewind(version, now);
         }
-        if gap || rewound {
+        if gap || rewound || blind {
             let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
             self.projection.mark_gap(upto, now);
+            let why = if blind {
+                "the objects could not be watched until now"
+            } else {
+                "the API server forgot what happened since the last watch (410 Gone)"
+            };
             tracing::warn!(
                 kind = %counted,
-                "record gap: the API server forgot what happened since the last watch (410 Gone); objects that came \
-                 and went meanwhile are unknown, ON_DOUBT decides about their messages"
+                "record gap: {why}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their \
+                 messages"
             );
-        }
-        // A watch that resumes behind this list moves the version itself.
-        if gap || self.projection.record().version() == 0 {
-            self.projection.advance(version, now);
+            self.gap = Some(Gap { since: now, version });
+            self.read_facts();
+        } else if self.projection.record().version() == 0 {
+            // A watch that resumes behind this list moves the version itself.
+            self.advance(version, now);
         }
         let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
         self.ledger.objects_listed(&counted, &seen, began, now);
+    }
+
+    /// The record's version moves on, unless it waits for a gap to be marked: until then no version proves anything.
+    fn advance(&mut self, version: u64, now: Instant) {
+        match &mut self.gap {
+            Some(gap) => gap.version = gap.version.max(version),
+            None => self.projection.advance(version, now),
+        }
+    }
+
+    /// Marks the gap, once it is known what the consumer had handed out when the list had ended.
+    fn close_gap(&mut self, handed_out: u64, began: Instant, now: Instant) {
+        if let Some(gap) = self.gap.take_if(|gap| began >= gap.since) {
+            self.projection.mark_gap(handed_out, now);
+            self.projection.advance(gap.version, now);
+        }
     }
 
     fn object(&mut self, event: &ObjectEvent, replayed: bool) {
@@ -397,7 +430,7 @@ impl<'a> Session<'a> {
         match event {
             ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
                 self.projection.saw(sight, now);
-                self.projection.advance(sight.resource_version, now);
+                self.advance(sight.resource_version, now);
                 let object = seen_object(sight);
                 match event {
                     _ if replayed => self.ledger.object_replayed(&object, now),
@@ -408,7 +441,7 @@ impl<'a> Session<'a> {
                 }
             }
             ObjectEvent::Bookmark(version) => {
-                self.projection.advance(*version, now);
+                self.advance(*version, now);
                 self.ledger.object_watch_alive(&counted, now);
             }
         }

@@ -165,16 +165,17 @@ async fn watch_objects(
 ) -> Result<std::convert::Infallible, Over> {
     let mut pause = Pause::new();
     let mut gap = false;
-    loop {
+    'list: loop {
         let began = clock::now();
         let (objects, listed) = match cluster.list(kind, namespace).await {
             Ok(listed) => listed,
             Err(error) => {
+                // Forbidden or not, the list is what is tried again.
                 trouble(error, &mut pause, to).await?;
                 continue;
             }
         };
-        tell(to, Seen::Objects { objects, version: listed, began, gap }).await?;
+        tell(to, Seen::Objects { objects, version: listed, began, gap: std::mem::take(&mut gap) }).await?;
         // A version that the API server has not reached would never be told of, nor called too old.
         let mut from = resume.take().filter(|version| *version <= listed).unwrap_or(listed);
         'resume: loop {
@@ -182,7 +183,10 @@ async fn watch_objects(
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
-                    trouble(error, &mut pause, to).await?;
+                    if trouble(error, &mut pause, to).await? == Forbidden::Yes {
+                        resume = Some(from);
+                        continue 'list;
+                    }
                     continue 'resume;
                 }
             };
@@ -199,7 +203,10 @@ async fn watch_objects(
                     }
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
-                        trouble(error, &mut pause, to).await?;
+                        if trouble(error, &mut pause, to).await? == Forbidden::Yes {
+                            resume = Some(from);
+                            continue 'list;
+                        }
                         continue 'resume;
                     }
                     None => {
@@ -214,14 +221,22 @@ async fn watch_objects(
     }
 }
 
-async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -> Result<(), Over> {
+/// Whether a call failed for want of a right. Then the live objects are forgotten until a list tells of them again; the
+/// watch goes on from where it was, so that the record has no gap.
+#[derive(PartialEq, Eq)]
+enum Forbidden {
+    Yes,
+    No,
+}
+
+async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -> Result<Forbidden, Over> {
     let forbidden = error.status().filter(|status| status.code == 403).map(|status| status.message.clone());
     if let Some(text) = forbidden {
         tell(to, Seen::Forbidden { text }).await?;
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
-    } else {
-        tell(to, Seen::Trouble { watch: "objects", error }).await?;
-        pause.wait().await;
+        return Ok(Forbidden::Yes);
     }
-    Ok(())
+    tell(to, Seen::Trouble { watch: "objects", error }).await?;
+    pause.wait().await;
+    Ok(Forbidden::No)
 }

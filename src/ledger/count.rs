@@ -241,7 +241,7 @@ impl Ledger {
         }
         let mut own = prices.iter().filter(|price| price.own).filter_map(|price| price.counted.as_ref());
         let unknown = own.clone().find(|kind| matches!(self.kinds.get(kind), None | Some(LiveState::Unknown)));
-        match (unknown, own.next_back()) {
+        match (unknown, own.next()) {
             (Some(kind), _) => format!("{kind} have not been listed yet"),
             (None, Some(kind)) => format!("the watch of {kind} is silent"),
             (None, None) => String::new(),

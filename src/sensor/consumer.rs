@@ -56,13 +56,14 @@ pub(super) enum PlaceError {
 impl Place {
     /// Makes or checks everything; tries on while NATS does not answer, and says once what it waits for.
     pub(super) async fn settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
-        let mut said = false;
+        let mut tries = 0_u64;
         loop {
             match self.try_settle(connection).await {
                 Ok(settled) => return Ok(settled),
                 Err(PlaceError::Manage(error)) if error.is_passing() => {
-                    if !said {
-                        said = true;
+                    tries = tries.saturating_add(1);
+                    // The first try comes before any connection can be there.
+                    if tries == 2 {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             last_error = connection.state().borrow().last_error.as_deref(),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,8 @@ const PULL_PAUSE: Duration = Duration::from_millis(200);
 const LATE_DELAY: Duration = Duration::from_millis(500);
 /// News that wait for the lane: two per message in hand at most matter at a time; a full queue only slows its writers.
 const NEWS: usize = 1024;
+/// The pause after a report that found the leader's queue full.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the lane shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -62,6 +65,8 @@ pub(super) struct LanePorts {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) grants: mpsc::Receiver<Grant>,
     pub(super) waiting: watch::Receiver<Waiting>,
+    /// Whether the API server could not be asked for the Lease.
+    pub(super) api_down: watch::Receiver<bool>,
     /// Asks for the consumer to be made again.
     pub(super) consumer_gone: mpsc::Sender<()>,
 }
@@ -74,6 +79,7 @@ pub(super) struct Lane {
     credits: Credits,
     reports: mpsc::Sender<Report>,
     waiting: watch::Receiver<Waiting>,
+    api_down: watch::Receiver<bool>,
     consumer_gone: mpsc::Sender<()>,
     news: mpsc::Sender<News>,
     gate: Gate,
@@ -86,6 +92,8 @@ pub(super) struct Lane {
     connection: watch::Receiver<ConnectionState>,
     known_connection: ConnectionState,
     reported_at: Option<Instant>,
+    /// The leader's queue was full: the next try.
+    report_not_before: Option<Instant>,
     pull_not_before: Option<Instant>,
     stopping: Option<Instant>,
 }
@@ -111,6 +119,7 @@ impl Lane {
             credits,
             reports: ports.reports,
             waiting: ports.waiting,
+            api_down: ports.api_down,
             consumer_gone: ports.consumer_gone,
             news,
             gate: Gate::new(clock::now()),
@@ -123,6 +132,7 @@ impl Lane {
             connection,
             known_connection,
             reported_at: None,
+            report_not_before: None,
             pull_not_before: None,
             stopping: None,
         };
@@ -445,17 +455,23 @@ impl Lane {
 
     fn report(&mut self, now: Instant) {
         let due = self.reported_at.is_none_or(|at| now >= at + self.credits.report_interval());
-        if !due && !self.credits.is_dirty() {
+        let news = due || self.credits.is_dirty();
+        if !self.credits.is_gated() || !news || self.report_not_before.is_some_and(|at| now < at) {
             return;
         }
         let want = self.want(now);
-        let Some(permit) = self.credits.is_gated().then(|| self.reports.try_reserve()) else { return };
-        // Full: the leader has reports to read; this one goes with the next turn, as new as it then is.
-        if let Ok(permit) = permit
-            && let Some(report) = self.credits.report(want, now)
-        {
-            permit.send(report);
-            self.reported_at = Some(now);
+        match self.reports.try_reserve() {
+            Ok(permit) => {
+                if let Some(report) = self.credits.report(want, now) {
+                    permit.send(report);
+                }
+                self.reported_at = Some(now);
+                self.report_not_before = None;
+            }
+            // The leader has reports to read, or does not lead yet: this one goes later, as new as it then is.
+            Err(TrySendError::Full(())) => self.report_not_before = Some(now + REPORT_PAUSE),
+            // Nobody leads from this process.
+            Err(TrySendError::Closed(())) => self.report_not_before = Some(now + self.credits.report_interval()),
         }
     }
 
@@ -512,7 +528,12 @@ impl Lane {
     }
 
     fn wake_at(&self, now: Instant) -> Instant {
-        let report = self.reported_at.map_or(now, |at| at + self.credits.report_interval());
+        let report = if self.credits.is_dirty() {
+            now
+        } else {
+            self.reported_at.map_or(now, |at| at + self.credits.report_interval())
+        };
+        let report = self.report_not_before.map_or(report, |at| report.max(at));
         let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
         let pull = self.pull_not_before.filter(|at| *at > now);
         let lease = self.credits.lease_until().filter(|at| *at > now);
@@ -538,6 +559,8 @@ impl Lane {
         let local = Reasons::NONE
             .with_if(!self.known_connection.up, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
+            // The cause of there being no grant, and none for as long as there is one.
+            .with_if(*self.api_down.borrow() && !self.credits.may_use(now), Reason::ApiDown)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {

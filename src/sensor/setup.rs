@@ -184,7 +184,6 @@ pub(super) fn trigger(config: &mut Config, cluster: Option<&Cluster>, kind: Opti
                 namespace: config.namespace.clone(),
                 prefix: trigger.prefix,
                 template: trigger.template,
-                create_timeout: config.settings.create_timeout,
             }))
         }
         (api::Trigger::Log(trigger), _, _) => Trigger::Log { silent: trigger.silent, level: trigger.level },

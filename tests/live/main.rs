@@ -2,4 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
 
 mod burst;
+mod faults;
+mod record;
+mod shutdown;
 mod support;
+mod two_servers;
+mod weaker;
