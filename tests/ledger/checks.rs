@@ -40,9 +40,11 @@ impl World {
             |by: usize, number: u64| unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number));
         for (name, object) in &self.objects {
             if let Some((by, number)) = object.by
-                && !objects.contains_key(name) && !out(by, number) {
-                    return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
-                }
+                && !objects.contains_key(name)
+                && !out(by, number)
+            {
+                return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
+            }
         }
         for post in self.posts.iter().filter(|post| post.flying) {
             if !out(post.holder, post.number) {

@@ -52,7 +52,11 @@ async fn refused(file: &str, env: &[(&str, &str)], lines: &[&str]) {
     let expected: String = lines.iter().map(|line| format!("jetgate: {line}\n")).collect();
     for command in ["check", "sensor"] {
         let (code, out, err) = run(command, &[], file, env).await;
-        assert_eq!((code, err.as_str(), out.as_str()), (2, expected.as_str(), ""), "{command} with {env:?} and\n{file}");
+        assert_eq!(
+            (code, err.as_str(), out.as_str()),
+            (2, expected.as_str(), ""),
+            "{command} with {env:?} and\n{file}"
+        );
     }
 }
 
@@ -295,11 +299,7 @@ async fn kinds_that_cannot_be_created() {
     };
     let begin = "task start failed: the sensor file names a kind that cannot be created: ";
     let table = [
-        (
-            "argoproj.io/v1alpha1",
-            "Workflw",
-            "argoproj.io/v1alpha1 has no kind \"Workflw\": did you mean Workflow?",
-        ),
+        ("argoproj.io/v1alpha1", "Workflw", "argoproj.io/v1alpha1 has no kind \"Workflw\": did you mean Workflow?"),
         ("argoproj.io/v1", "Workflow", "the API server serves group \"argoproj.io\" as v1alpha1, not \"v1\""),
         (
             "nowhere.io/v1",

@@ -178,7 +178,8 @@ async fn health_and_state() {
         assert_eq!(sensor.get(path).await, Some((200, "ok\n".to_owned())), "{path} while blocked");
     }
     let (code, text) = sensor.get("/readyz?verbose").await.unwrap();
-    let ready = "[+] nats: stream, consumer and dead letters\n[+] kubernetes: kind of the objects\n[+] not draining\nok\n";
+    let ready =
+        "[+] nats: stream, consumer and dead letters\n[+] kubernetes: kind of the objects\n[+] not draining\nok\n";
     assert_eq!((code, text.as_str()), (200, ready));
     let (code, text) = sensor.get("/livez?verbose").await.unwrap();
     assert!(code == 200 && text.starts_with("[+] main loop\nlast beat "), "{text}");

@@ -88,7 +88,11 @@ impl Scene<'_> {
     /// Everything published so far has its object, once.
     async fn all_created(&self, sensor: &Sensor) {
         wait::until_true("every message has its object", LONG, || async {
-            self.stage.plane.names(&self.resource, &self.stage.namespace).await.is_ok_and(|names| names.len() == self.published)
+            self.stage
+                .plane
+                .names(&self.resource, &self.stage.namespace)
+                .await
+                .is_ok_and(|names| names.len() == self.published)
         })
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));

@@ -63,8 +63,7 @@ async fn a_forbidden_watch_is_said_and_ends_when_the_right_is_given() {
     let failed = |error: testbed::Error| panic!("{error}\n{}", sensor.process.last_log_lines(20));
     referee.until_created(10, LONG).await.unwrap_or_else(failed);
     sensor.until_reason(Some("at_limit")).await;
-    let finisher =
-        Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::OnDemand).await.unwrap();
+    let finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::OnDemand).await.unwrap();
     for released in 1..=5 {
         finisher.finish_one().await.unwrap().unwrap();
         referee.until_created(10 + released, LONG).await.unwrap_or_else(failed);
