@@ -139,6 +139,10 @@ impl Stage {
         } else {
             screen.say("              (the folders go at the end; --keep lets them stay)");
         }
+        screen.say(
+            "  columns     used: the quota's own count; live, created: what the referee sees; limit, gate: what the sensor says; \
+             waiting: messages not acknowledged",
+        );
     }
 
     pub(crate) fn namespace(&self) -> &str {
