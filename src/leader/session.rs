@@ -139,6 +139,7 @@ impl<'a> Session<'a> {
     /// Leads until the Lease is lost, another leader shows, or the process stops.
     pub(super) async fn run(
         mut self,
+        early: Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -162,6 +163,9 @@ impl<'a> Session<'a> {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut facts = tokio::time::interval(FACTS_EVERY);
         facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if let Some(report) = early {
+            self.ledger.report(&report, clock::now());
+        }
         let mut stopping: Option<Instant> = None;
         self.leads_until = leading.borrow_and_update().until;
         let grants = self.grants.clone();
