@@ -166,6 +166,8 @@ impl Leader {
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) {
+        // The newest report that nobody has answered: the session that begins does, without waiting for the next one.
+        let mut early = None;
         while !shutdown.is_cancelled() {
             let vote = leading.borrow_and_update().clone();
             let Some(epoch) = vote.epoch else {
@@ -175,12 +177,12 @@ impl Leader {
                 tokio::select! {
                     changed = leading.changed() => if changed.is_err() { return },
                     // Nobody is there to answer: the lane sees that no grant comes.
-                    _ = reports.recv() => {}
+                    report = reports.recv() => early = report.or(early),
                     () = shutdown.cancelled() => return,
                 }
                 continue;
             };
-            match self.lead(epoch, reports, leading, shutdown).await {
+            match self.lead(epoch, &mut early, reports, leading, shutdown).await {
                 End::Shutdown => return,
                 End::LeaseLost => tracing::warn!(namespace = self.settings.namespace, "leadership lost"),
                 End::Deposed(lost) => {
@@ -198,6 +200,7 @@ impl Leader {
     async fn lead(
         &self,
         epoch: u64,
+        early: &mut Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -211,7 +214,7 @@ impl Leader {
         match adopted {
             Ok(session) => {
                 self.metrics.leading(&self.settings.namespace, true);
-                let end = session.run(reports, leading, shutdown).await;
+                let end = session.run(early.take(), reports, leading, shutdown).await;
                 self.metrics.leading(&self.settings.namespace, false);
                 end
             }

@@ -24,6 +24,7 @@ use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
 use crate::ledger::{Action, Ledger, LiveState, SeenObject};
+use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
 
@@ -80,9 +81,14 @@ pub(super) struct Session<'a> {
     signal_writing: bool,
     signal_due: Option<Instant>,
     gap: Option<Gap>,
+    leads_until: Option<Instant>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
+    /// The top that the newest grant told, and of whom.
+    told_top: Option<(HolderId, u64)>,
+    /// When the newest write of the books began.
+    books_began: Option<Instant>,
     forbidden_said: bool,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
@@ -120,8 +126,11 @@ impl<'a> Session<'a> {
             signal_writing: false,
             signal_due: None,
             gap: None,
+            leads_until: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
+            told_top: None,
+            books_began: None,
             forbidden_said: false,
             trouble_since: BTreeMap::new(),
         })
@@ -130,6 +139,7 @@ impl<'a> Session<'a> {
     /// Leads until the Lease is lost, another leader shows, or the process stops.
     pub(super) async fn run(
         mut self,
+        early: Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -153,7 +163,11 @@ impl<'a> Session<'a> {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut facts = tokio::time::interval(FACTS_EVERY);
         facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if let Some(report) = early {
+            self.ledger.report(&report, clock::now());
+        }
         let mut stopping: Option<Instant> = None;
+        self.leads_until = leading.borrow_and_update().until;
         let grants = self.grants.clone();
         loop {
             self.act();
@@ -172,9 +186,11 @@ impl<'a> Session<'a> {
                 Some(seen) = seen.recv() => self.seen(seen),
                 Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
                 changed = leading.changed() => {
-                    if changed.is_err() || leading.borrow_and_update().epoch.is_none() {
+                    let vote = leading.borrow_and_update();
+                    if changed.is_err() || vote.epoch.is_none() {
                         return End::LeaseLost;
                     }
+                    self.leads_until = vote.until;
                 }
                 permit = grants.reserve(), if self.waiting_grant.is_some() => {
                     if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
@@ -220,8 +236,21 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Sends a grant, unless our own clock says that the Lease may be another's by now: a process that was stopped finds
+    /// that out here, before anything else.
     fn send(&mut self, grant: Grant) {
-        self.leader.metrics.grants.inc();
+        if self.leads_until.is_none_or(|until| clock::now() >= until) {
+            return;
+        }
+        if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
+            && grant.top > 0
+        {
+            let now = clock::now();
+            self.leader.metrics.grants.inc();
+            let since = self.books_began.unwrap_or(now);
+            self.leader.metrics.grant_latency.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
+        self.told_top = Some((grant.holder.clone(), grant.top));
         match self.grants.try_send(grant) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(grant)) => self.waiting_grant = Some(grant),
@@ -230,6 +259,8 @@ impl<'a> Session<'a> {
     }
 
     fn write_books(&mut self, books: Books) {
+        // What made the next grant possible was heard just now.
+        self.books_began = Some(clock::now());
         let write = self.books.write(books);
         self.calls.push(Box::pin(async move { Done::Books(write.await) }));
     }

@@ -218,6 +218,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let leader_stop = CancellationToken::new();
     let leader_over = CancellationToken::new();
     let (_, mut api_down) = watch::channel(false);
+    setup::say_how_to_be_granted(&config);
     match (cluster, setup::leads(&config, created.as_ref())) {
         (Some(cluster), true) => {
             let settings = setup::leader_settings(&config, created.clone());
@@ -238,7 +239,6 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             });
         }
         (Some(_) | None, _) => {
-            setup::say_how_to_be_granted(&config);
             leader_over.cancel();
             drop(reports_heard);
             drop(grants);
