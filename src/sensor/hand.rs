@@ -90,6 +90,8 @@ impl Hand {
         let mut place = Some(self.arrive());
         let mut call: Option<Call> = None;
         let mut progress: Option<Call> = None;
+        // The copy of the record is kept no longer once the process stops; it stays as it is then.
+        let mut followed = true;
         // What was true before the message came concerns it, too.
         self.alerted(&alerts.borrow_and_update().clone(), &mut events);
         loop {
@@ -133,11 +135,10 @@ impl Hand {
                         self.alerted(&alerts.borrow_and_update().clone(), &mut events);
                     }
                 }
-                changed = record.changed(), if waits => {
-                    if changed.is_ok() {
-                        record.borrow_and_update();
-                        events.push_back(Event::Tick);
-                    }
+                changed = record.changed(), if waits && followed => {
+                    followed = changed.is_ok();
+                    record.borrow_and_update();
+                    events.push_back(Event::Tick);
                 }
                 () = until(self.machine.deadline(), waits) => events.push_back(Event::Tick),
             }

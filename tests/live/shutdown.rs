@@ -48,7 +48,8 @@ async fn sigterm_under_load_loses_nothing_and_leaves_nothing_behind() {
         assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(30));
         assert!(!sensor.lines("stopped").is_empty());
         let books = books(&stage).await;
-        assert_eq!(books["holders"], serde_json::json!({}), "{books}");
+        let log = sensor.process.last_log_lines(30);
+        assert_eq!(books["holders"], serde_json::json!({}), "{log}");
         assert_eq!(lease_holder(&stage).await, None, "the Lease is given up");
         let created = referee.tally().created();
         println!("stopped with {created} created, {:?} waiting and unacknowledged", stage.waiting().await);
