@@ -157,7 +157,7 @@ fn a_lease_from_the_answer_on_is_found_out() {
 
 #[test]
 fn a_leader_that_stays_is_found_out() {
-    found_out(Mutant::OldLeaderLives, 4_000, &["V1", "V3"]);
+    found_out(Mutant::OldLeaderLives, 60_000, &["V1", "V3"]);
 }
 
 #[test]

@@ -254,9 +254,12 @@ fn open_definition(resource: &Resource) -> Value {
 async fn a_quota_made_right_behind_its_definition() {
     let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let gears = Resource::new("late.example.com", "v1", "Gear", "gears");
-    plane.define(&[open_definition(&gears)]).await.unwrap();
     let mut stage = Stage::without_quota(&plane, &nats, "behind").await;
+    let gears = Resource::new("late.example.com", "v1", "Gear", "gears");
+    // It looks for new kinds every 30 s. Stopped, it cannot happen to do so right now.
+    let controllers = plane.controller_manager().unwrap();
+    controllers.stop().unwrap();
+    plane.define(&[open_definition(&gears)]).await.unwrap();
     plane.quota_unready(&stage.namespace, "team", &[(&gears.quota_key(), "5")]).await.unwrap();
     let file = file_for(&gears, &stage);
     stage.set("BACKPRESSURE_RESOURCE_NAME", &gears.quota_key()).file(&file);
@@ -264,7 +267,7 @@ async fn a_quota_made_right_behind_its_definition() {
     scene.resource = gears;
     let sensor = scene.stage.start().await;
     scene.one_waits(&sensor, Reason::StatusUnknown).await;
-    // The quota controller looks for new kinds every 30 s.
+    controllers.cont().unwrap();
     scene.all_created(&sensor).await;
     open(&sensor).await;
     assert_eq!(sensor.stop().await, Some(0));
