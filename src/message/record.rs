@@ -196,7 +196,7 @@ impl Record {
     /// The watch could not go on where it was (`410 Gone`), and a list took its place.
     ///
     /// `handed_out` is the highest sequence that the consumer had delivered when the list ended: what was delivered
-    /// later can't have had its object in the gap.
+    /// later can't have had its object in the gap. Where that is not known it is `u64::MAX`, until [`Self::bound_gap`].
     pub fn mark_gap(&mut self, handed_out: u64) {
         self.gaps = self.gaps.saturating_add(1);
         self.gap_upto = self.gap_upto.max(handed_out);
@@ -214,10 +214,22 @@ impl Record {
         !self.knows(sequence) && (sequence <= self.gap_upto || untaken)
     }
 
-    /// The stream's last sequence is this. Gives true, and drops all that is known, if the record has seen a later
-    /// one: then the stream has lost its end.
+    /// Whether a gap was marked whose end in the stream is not known yet, so that every message is in doubt.
+    #[must_use]
+    pub const fn gap_is_open(&self) -> bool {
+        self.gap_upto == u64::MAX
+    }
+
+    /// The consumer had delivered up to this sequence at some time after the gap: what is beyond it is not in doubt.
+    pub fn bound_gap(&mut self, handed_out: u64) {
+        self.gap_upto = if self.gap_is_open() { handed_out } else { self.gap_upto.max(handed_out) };
+        self.settle();
+    }
+
+    /// The stream's last sequence is this. Gives true, and drops all that is known, if the record knows of a later
+    /// one, seen or below the floor: then the stream has lost its end.
     pub fn stream_ends_at(&mut self, last_sequence: u64) -> bool {
-        let lost = last_sequence < self.newest_sequence;
+        let lost = last_sequence < self.newest_sequence.max(self.floor.saturating_sub(1));
         if lost {
             self.forget();
         }

@@ -119,6 +119,31 @@ fn a_stream_that_lost_its_end_is_noticed_by_its_length() {
 }
 
 #[test]
+fn a_lost_end_is_noticed_by_the_floor_too() {
+    // What was acknowledged without an object, as dead letters are, was never seen.
+    let mut record = record(&[1, 2]);
+    record.raise_floor(8);
+    assert!(!record.stream_ends_at(7), "the floor is one beyond the last");
+    assert!(record.stream_ends_at(6));
+    assert_eq!(record.says(7, time(100)), Says::NotYet, "the stream gives 7 to another message");
+    assert!(record.in_doubt(7) && !record.in_doubt(8));
+}
+
+#[test]
+fn a_gap_of_unknown_end_is_bounded_later() {
+    let mut record = record(&[3]);
+    record.mark_gap(u64::MAX);
+    assert!(record.gap_is_open() && record.in_doubt(1_000_000));
+    let mut record = Record::decode(&record.encode().unwrap()).unwrap();
+    assert!(record.gap_is_open());
+    record.bound_gap(10);
+    assert!(!record.gap_is_open() && record.in_doubt(10) && !record.in_doubt(11));
+    record.bound_gap(12);
+    assert!(record.in_doubt(12), "what was handed out since the last look, and before the list, is in the gap");
+    assert_eq!(record.gaps(), 1);
+}
+
+#[test]
 fn a_sequence_with_a_later_time_is_another_message() {
     let mut record = record(&[890, 900, 901, 1_000]);
     // The stream went back to 895 and gives 900 again, an hour later.
