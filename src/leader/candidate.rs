@@ -22,8 +22,18 @@ pub(super) struct Place {
 pub(super) struct Vote {
     /// The epoch we lead with.
     pub(super) epoch: Option<u64>,
+    /// Until when, should no renewal succeed any more. It moves without a notice.
+    pub(super) until: Option<Instant>,
     /// Who else was last seen to hold the Lease.
     pub(super) holder: Option<String>,
+}
+
+impl Vote {
+    /// The epoch under which we lead now: by our own clock, also where the election had no time yet to notice that its
+    /// own ran out, as after the process was stopped for a while.
+    pub(super) fn leads(&self, now: Instant) -> Option<u64> {
+        self.epoch.filter(|_| self.until.is_some_and(|until| now < until))
+    }
 }
 
 /// Stands for the Lease until `resign`, then gives it up.
@@ -39,7 +49,7 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
             match action {
                 Action::Read | Action::Create(_) | Action::Replace { .. } => call = Some(action),
                 Action::BecameLeader { epoch } => {
-                    vote.send_replace(Vote { epoch: Some(epoch), holder: None });
+                    vote.send_replace(Vote { epoch: Some(epoch), until: election.leads_until(), holder: None });
                 }
                 Action::LostLeadership(lost) => {
                     let why = match &lost {
@@ -54,7 +64,7 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
                         why,
                         "the Lease is not ours any more"
                     );
-                    vote.send_replace(Vote { epoch: None, holder: election.holder().map(str::to_owned) });
+                    vote.send_replace(Vote { epoch: None, until: None, holder: election.holder().map(str::to_owned) });
                 }
             }
         }
@@ -62,6 +72,7 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
             let holder = election.holder().filter(|_| vote.epoch.is_none()).map(str::to_owned);
             let changed = vote.holder != holder;
             vote.holder = holder;
+            vote.until = election.leads_until();
             changed
         });
         let event = if let Some(call) = call {
@@ -146,5 +157,19 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_leads_by_its_own_clock_and_not_by_what_it_was_last_told() {
+        let now = clock::now();
+        let vote = Vote { epoch: Some(7), until: Some(now + Duration::from_secs(4)), holder: None };
+        assert_eq!(vote.leads(now), Some(7));
+        assert_eq!(vote.leads(now + Duration::from_secs(4)), None);
+        assert_eq!(Vote::default().leads(now), None);
     }
 }

@@ -10,12 +10,13 @@ mod stores;
 mod watches;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::gate::Counted;
 use crate::jetstream::{Connection, stream_facts};
 use crate::k8s::{Cluster, Kind};
@@ -29,6 +30,8 @@ pub(crate) use stores::{bucket_name, record_key};
 
 /// The pause before leadership is tried again after another leader showed itself in the stores.
 const AFTER_DEPOSED: Duration = Duration::from_millis(500);
+/// How often the same cause is said.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The consumer whose record the leader keeps.
 #[derive(Debug, Clone)]
@@ -158,9 +161,10 @@ impl Leader {
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) {
+        let mut said: Option<(String, Instant)> = None;
         while !shutdown.is_cancelled() {
             let vote = leading.borrow_and_update().clone();
-            let Some(epoch) = vote.epoch else {
+            let Some(epoch) = vote.leads(clock::now()) else {
                 let holder = vote.holder.map_or_else(String::new, |holder| format!(", held by {holder}"));
                 let (lease, namespace) = (&self.settings.lease, &self.settings.namespace);
                 self.follow(Some(format!("the Lease {lease} of namespace {namespace}{holder}")));
@@ -176,8 +180,13 @@ impl Leader {
                 End::Shutdown => return,
                 End::LeaseLost => tracing::warn!(namespace = self.settings.namespace, "leadership lost"),
                 End::Deposed(lost) => {
-                    tracing::warn!(namespace = self.settings.namespace, cause = %lost, "leadership given up");
-                    self.follow(Some(lost.to_string()));
+                    let (cause, now) = (lost.to_string(), clock::now());
+                    // It is tried again at once and may fail the same way for as long as NATS is down.
+                    if said.as_ref().is_none_or(|(known, at)| *known != cause || now >= *at + SAY_AGAIN) {
+                        tracing::warn!(namespace = self.settings.namespace, cause, "leadership given up");
+                        said = Some((cause.clone(), now));
+                    }
+                    self.follow(Some(cause));
                     tokio::select! {
                         () = tokio::time::sleep(AFTER_DEPOSED) => {}
                         () = shutdown.cancelled() => return,
@@ -203,7 +212,7 @@ impl Leader {
         match adopted {
             Ok(session) => {
                 self.metrics.leading(&self.settings.namespace, true);
-                let end = session.run(reports, leading, shutdown).await;
+                let end = session.run(epoch, reports, leading, shutdown).await;
                 self.metrics.leading(&self.settings.namespace, false);
                 end
             }

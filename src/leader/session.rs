@@ -51,7 +51,7 @@ enum Done {
     Quotas { result: Result<Vec<QuotaView>, CallError>, began: Instant },
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
-    Facts(Option<(StreamFacts, ConsumerFacts)>),
+    Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant },
     Signals,
 }
 
@@ -120,6 +120,7 @@ impl<'a> Session<'a> {
     /// Leads until the Lease is lost, another leader shows, or the process stops.
     pub(super) async fn run(
         mut self,
+        lease_epoch: u64,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -146,6 +147,11 @@ impl<'a> Session<'a> {
         let mut stopping: Option<Instant> = None;
         let grants = self.grants.clone();
         loop {
+            // Before anything is sent, by the clock: what is heard of the election may be late, and an answer of ours
+            // makes a holder's lease longer, which whoever leads by now does not count.
+            if leading.borrow().leads(clock::now()) != Some(lease_epoch) {
+                return End::LeaseLost;
+            }
             self.act();
             self.show();
             let now = clock::now();
@@ -162,9 +168,15 @@ impl<'a> Session<'a> {
                 Some(seen) = seen.recv() => self.seen(seen),
                 Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
                 changed = leading.changed() => {
-                    if changed.is_err() || leading.borrow_and_update().epoch.is_none() {
+                    if changed.is_err() {
                         return End::LeaseLost;
                     }
+                    leading.borrow_and_update();
+                }
+                // None may end while somebody listens to it.
+                Some(end) = eyes.join_next() => {
+                    let how = end.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    return End::Deposed(Lost::Watch { how });
                 }
                 permit = grants.reserve(), if self.waiting_grant.is_some() => {
                     if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
@@ -275,10 +287,11 @@ impl<'a> Session<'a> {
         let connection = self.leader.connection.clone();
         let own = self.leader.settings.own.clone();
         self.calls.push(Box::pin(async move {
+            let began = clock::now();
             // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
             let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
             let stream = stream_facts(&connection, &own.stream).await.ok();
-            Done::Facts(stream.zip(consumer))
+            Done::Facts { facts: stream.zip(consumer), began }
         }));
     }
 
@@ -308,14 +321,14 @@ impl<'a> Session<'a> {
                 self.record_writing = false;
                 self.projection.revision = Some(result?);
             }
-            Done::Facts(facts) => {
+            Done::Facts { facts, began } => {
                 self.facts_reading = false;
                 if let Some((stream, consumer)) = facts {
                     if stream.created_ns != self.projection.record().stream_created_ns() {
                         return Err(Lost::Overtaken { what: "stream (it was created anew)" });
                     }
-                    let floor = consumer.ack_floor_stream_sequence;
-                    if self.projection.facts(stream.last_sequence, floor, now) {
+                    let (floor, delivered) = (consumer.ack_floor_stream_sequence, consumer.delivered_stream_sequence);
+                    if self.projection.facts(stream.last_sequence, floor, delivered, began, now) {
                         tracing::warn!(
                             stream = self.leader.settings.own.stream,
                             last_sequence = stream.last_sequence,

@@ -26,6 +26,8 @@ pub(super) enum Lost {
     Bucket { bucket: String, source: BucketError },
     #[error("the stream cannot be read: {source}")]
     Stream { source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("a watch is gone: {how}")]
+    Watch { how: String },
 }
 
 /// All stores of one leadership.
@@ -53,8 +55,14 @@ impl Stores {
         let books = open(connection, "jetgate-books", instance).await?;
         let records = open(connection, "jetgate-record", instance).await?;
         let signals = open(connection, "jetgate-capacity", instance).await?;
+        // Who keeps a record alone has no ledger, and must not depose the one who has.
+        let key = if settings.gated {
+            settings.namespace.clone()
+        } else {
+            record_key(&settings.namespace, &settings.own.sensor)
+        };
         Ok(Self {
-            books: BooksStore { bucket: books, key: settings.namespace.clone(), revision: None, writing: false },
+            books: BooksStore { bucket: books, key, revision: None, writing: false },
             records: RecordStore { bucket: records, key: record_key(&settings.namespace, &settings.own.sensor) },
             signals: SignalStore { bucket: signals, last: BTreeMap::new() },
         })
@@ -95,7 +103,9 @@ impl BooksStore {
                     return Ok((books, self));
                 }
                 Err(Lost::Overtaken { what: _ }) => {}
-                Err(lost @ (Lost::Unreadable { .. } | Lost::Bucket { .. } | Lost::Stream { .. })) => return Err(lost),
+                Err(
+                    lost @ (Lost::Unreadable { .. } | Lost::Bucket { .. } | Lost::Stream { .. } | Lost::Watch { .. }),
+                ) => return Err(lost),
             }
         }
     }
@@ -235,7 +245,19 @@ async fn put(
                 };
             }
             Err(PutError::Conflict { .. }) => return Err(Lost::Overtaken { what }),
-            Err(PutError::Unknown { .. } | PutError::Read(_)) => unanswered = true,
+            Err(error @ (PutError::Unknown { .. } | PutError::Read(_))) => {
+                unanswered = true;
+                // A moment without an answer is nobody's business; a bucket that is gone is.
+                if pause >= LONGEST_PAUSE && !said {
+                    said = true;
+                    tracing::warn!(
+                        bucket = bucket.name(),
+                        key,
+                        error = &error as &dyn std::error::Error,
+                        "the {what} cannot be written: NATS does not answer; trying on"
+                    );
+                }
+            }
             // A full disk, a missing right: said once, and tried on, because grants wait and nothing is lost.
             Err(error @ (PutError::Refused { .. } | PutError::Key { .. })) => {
                 if !said {

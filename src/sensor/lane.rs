@@ -1,6 +1,8 @@
 //! The lane: one consumer loop. It owns the credits, pulls exactly as many messages as it has, and hands each to a task
 //! that sees it to its end.
 
+mod memory;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use super::trigger::Trigger;
 use crate::clock;
 use crate::gate::{Gate, GateFacts, Heard, Reason, Reasons, Reminder};
 use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullError, PullEvent, Puller, stream_facts};
-use crate::message::{Block, CreditId, Effect, Handed, HolderId, How, Outcome, Why};
+use crate::message::{CreditId, Effect, Handed, HolderId, How, Outcome, Why};
 use crate::runtime::Crew;
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
@@ -34,6 +36,8 @@ const PULL_PAUSE: Duration = Duration::from_millis(200);
 const LATE_DELAY: Duration = Duration::from_millis(500);
 /// News that wait for the lane: two per message in hand at most matter at a time; a full queue only slows its writers.
 const NEWS: usize = 1024;
+/// The pause before a report is tried again that its channel has no room for.
+const REPORTS_FULL: Duration = Duration::from_millis(20);
 /// How often the lane shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -41,6 +45,9 @@ const BEAT: Duration = Duration::from_secs(5);
 pub(super) struct LaneSettings {
     pub(super) max_in_flight: u64,
     pub(super) consumer: String,
+    /// What the consumer allows one pull to ask for.
+    pub(super) max_batch: u64,
+    pub(super) max_expires: Duration,
     /// After a start or a forgetful reconnect: how long until a lookup proves something. None where that is not wanted.
     pub(super) redelivery_pause: Option<Duration>,
     /// How long the lane may take to end.
@@ -53,6 +60,8 @@ pub(super) struct Waiting {
     pub(super) pending: Option<u64>,
     pub(super) ack_pending: Option<u64>,
     pub(super) paused: bool,
+    /// Another number where the consumer is another one or has another leader.
+    pub(super) reign: Option<u64>,
     /// The age of the oldest pending message, and when it was read.
     pub(super) oldest: Option<(Duration, Instant)>,
 }
@@ -85,6 +94,7 @@ pub(super) struct Lane {
     in_hand: BTreeSet<u64>,
     connection: watch::Receiver<ConnectionState>,
     known_connection: ConnectionState,
+    known_reign: Option<u64>,
     reported_at: Option<Instant>,
     pull_not_before: Option<Instant>,
     stopping: Option<Instant>,
@@ -122,6 +132,7 @@ impl Lane {
             in_hand: BTreeSet::new(),
             connection,
             known_connection,
+            known_reign: None,
             reported_at: None,
             pull_not_before: None,
             stopping: None,
@@ -146,9 +157,11 @@ impl Lane {
         let (mut counted, mut connected) = (true, true);
         self.connection_changed();
         loop {
-            if self.freshness.wants_stream_end() && stream_end.is_none() && self.known_connection.up {
+            if let Some(question) = self.freshness.wants_stream_end().filter(|_| stream_end.is_none())
+                && self.known_connection.up
+            {
                 let (connection, stream) = (self.shared.connection.clone(), self.shared.identity.stream.clone());
-                stream_end = Some(Box::pin(async move { stream_facts(&connection, &stream).await }));
+                stream_end = Some(Box::pin(async move { (question, stream_facts(&connection, &stream).await) }));
             }
             self.pump(&mut puller).await;
             let now = clock::now();
@@ -182,16 +195,17 @@ impl Lane {
                     connection.borrow_and_update();
                     self.connection_changed();
                 }
-                facts = wait_for(&mut stream_end), if stream_end.is_some() => {
+                (question, facts) = wait_for(&mut stream_end), if stream_end.is_some() => {
                     stream_end = None;
                     if let Ok(facts) = facts {
-                        self.freshness.stream_ends_at(facts.last_sequence);
+                        self.freshness.stream_ends_at(question, facts.last_sequence);
                     }
                 }
                 changed = waiting.changed(), if counted => {
                     // Nobody counts any more at the end.
                     counted = changed.is_ok();
-                    waiting.borrow_and_update();
+                    let reign = waiting.borrow_and_update().reign;
+                    self.reigned_by(reign);
                 }
                 () = tokio::time::sleep_until(self.wake_at(now).into()) => {}
             }
@@ -216,38 +230,10 @@ impl Lane {
                     tracing::info!(reason = block.reason.as_str(), "the target takes effects again");
                 }
             }
-            News::Returned(credit) => {
-                self.credits.returned(&credit);
-                if let Some(block) = &mut self.block {
-                    block.ended(credit.number, now);
-                }
-            }
+            // Why it was returned comes next: a probe ends with its message.
+            News::Returned(credit) => self.credits.returned(&credit),
             News::Block(credit, block) => self.blocked(&credit, block, now),
         }
-    }
-
-    fn blocked(&mut self, credit: &CreditId, block: Block, now: Instant) {
-        let reason = block.reason();
-        let (detail, after) = match block {
-            // The leader judges these: it re-reads the quota, and no other credit is spent until then.
-            Block::QuotaRefused(refusal) | Block::NeverFits(refusal) => {
-                self.credits.refused(&refusal.quota);
-                return;
-            }
-            Block::StatusUnknown { quota, resources: _ } => {
-                self.credits.refused(&quota);
-                return;
-            }
-            Block::TargetRefused { what, text } => (format!("{}: {text}", what.as_str()), None),
-            Block::Throttled { after } => ("the API server wants fewer requests".to_owned(), after),
-            Block::Unauthorized => ("the API server does not know who asks (401)".to_owned(), None),
-        };
-        match &mut self.block {
-            Some(known) => known.refused(reason, detail, after, credit.number, now),
-            None => self.block = Some(LocalBlock::new(reason, detail, after, now)),
-        }
-        // One is kept to try with.
-        self.credits.give_back(1);
     }
 
     fn granted(&mut self, grant: &Grant) {
@@ -301,7 +287,7 @@ impl Lane {
     fn pull_ended(&mut self, why: &PullEnd) {
         let now = clock::now();
         if why.may_have_forgotten() {
-            self.freshness.forgotten(self.settings.redelivery_pause.map(|pause| now + pause));
+            self.forgotten(now);
         }
         match why {
             PullEnd::ConnectionChanged => tracing::debug!("the pulls ended with their connection"),
@@ -342,12 +328,13 @@ impl Lane {
         if let Some(block) = &mut self.block {
             block.probing(credit.number);
         }
+        let remembers = self.knows_connection(delivery.epoch);
         let handed = Handed {
             delivered: delivery.delivered,
             pull_sent: delivery.pull_sent,
             connection: delivery.epoch,
-            fresh: self.freshness.is_fresh(delivery.sequence, delivery.delivered),
-            not_before: self.freshness.not_before(),
+            fresh: remembers && self.freshness.is_fresh(delivery.sequence, delivery.delivered),
+            not_before: if remembers { self.freshness.not_before() } else { self.pause_from(now) },
             effect: match self.shared.trigger {
                 Trigger::Kubernetes(_) => Effect::Object,
                 Trigger::Log { .. } => Effect::Instant,
@@ -385,26 +372,6 @@ impl Lane {
         if crew.spawn(nak).is_ok() {
             self.in_hand.insert(sequence);
         }
-    }
-
-    fn connection_changed(&mut self) {
-        let state = self.connection.borrow_and_update().clone();
-        let (was, forgetful) = (self.known_connection.up, self.known_connection.forgetful_epoch);
-        if state.up && !was {
-            tracing::info!(epoch = state.epoch, reconnects = state.reconnects, "connected to NATS");
-        } else if !state.up && was {
-            tracing::warn!(error = state.last_error.as_deref(), "the connection to NATS is lost");
-        }
-        if state.forgetful_epoch > forgetful {
-            let from = state.connected_at.unwrap_or_else(clock::now);
-            self.freshness.forgotten(self.settings.redelivery_pause.map(|pause| from + pause));
-        }
-        let reconnects = state.reconnects.saturating_sub(self.known_connection.reconnects);
-        self.shared.metrics.nats_reconnects.inc_by(reconnects);
-        self.shared.metrics.nats_connected.set(f64::from(u8::from(state.up)));
-        let connection = (state.epoch, state.up);
-        self.known_connection = state;
-        self.alert(|alert| alert.connection = connection);
     }
 
     fn stop(&mut self) {
@@ -497,8 +464,8 @@ impl Lane {
             return;
         }
         let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
-        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50));
-        match puller.pull(free, expires).await {
+        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50)).min(self.settings.max_expires);
+        match puller.pull(free.min(self.settings.max_batch), expires).await {
             Ok(()) => {}
             Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
                 tracing::debug!(error = %error, "no pull now");
@@ -518,7 +485,9 @@ impl Lane {
         let lease = self.credits.lease_until().filter(|at| *at > now);
         let reminder = self.reminder.deadline().filter(|at| *at > now);
         let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
-        let report = if self.credits.is_gated() { Some(report.max(now + Duration::from_millis(1))) } else { None };
+        // What is due and was not sent waits for a leader that has not read the ones before.
+        let report = if self.credits.is_dirty() { now } else { report };
+        let report = if self.credits.is_gated() { Some(report.max(now + REPORTS_FULL)) } else { None };
         [report, block, pull, lease, reminder, announce, self.stopping, Some(now + BEAT)]
             .into_iter()
             .flatten()
