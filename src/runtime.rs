@@ -84,12 +84,18 @@ impl fmt::Display for Failures {
             if place > 0 {
                 f.write_str("; ")?;
             }
-            write!(f, "{failure}")?;
+            let mut text = failure.to_string();
             let mut cause = failure.source();
             while let Some(error) = cause {
-                write!(f, ": {error}")?;
+                let words = error.to_string();
+                // Some libraries say their source themselves.
+                if !text.ends_with(&words) {
+                    text.push_str(": ");
+                    text.push_str(&words);
+                }
                 cause = error.source();
             }
+            f.write_str(&text)?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The credit protocol in a simulated world: random schedules of faults, with the invariants of the protocol checked
 //! after every step.
 //!
-//! `JETGATE_SEED=n` plays one seed and prints what happens; `JETGATE_SCHEDULES=n` plays so many.
+//! `JETGATE_SEED=n` plays one seed and prints what happens; `JETGATE_SCHEDULES=n` plays so many, from
+//! `JETGATE_FIRST_SEED=n` on.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods, clippy::cast_possible_truncation)]
 
 #[path = "ledger/api.rs"]
@@ -43,10 +44,10 @@ fn play(seed: u64, mutant: Mutant, trace: bool, base: Instant) -> (Result<(), Vi
     (result, world.steps)
 }
 
-/// Plays `0..count` on all cores; the smallest seed that breaks something, with what it breaks.
-fn search(count: u64, mutant: Mutant) -> (Option<(u64, Violation)>, u64) {
+/// Plays so many seeds from `first` on, on all cores; the smallest seed that breaks something, with what it breaks.
+fn search(first: u64, count: u64, mutant: Mutant) -> (Option<(u64, Violation)>, u64) {
     let base = Instant::now();
-    let (next, steps, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let (next, steps, stop) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(u64::MAX));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let found = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
@@ -55,7 +56,7 @@ fn search(count: u64, mutant: Mutant) -> (Option<(u64, Violation)>, u64) {
                     let mut found: Option<(u64, Violation)> = None;
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= count.min(stop.load(Ordering::Relaxed)) {
+                        if seed >= (first + count).min(stop.load(Ordering::Relaxed)) {
                             return found;
                         }
                         let (result, taken) = play(seed, mutant, false, base);
@@ -84,7 +85,7 @@ fn no_schedule_breaks_an_invariant() {
     }
     let count = number("JETGATE_SCHEDULES").unwrap_or(SCHEDULES);
     let began = Instant::now();
-    let (found, steps) = search(count, Mutant::None);
+    let (found, steps) = search(number("JETGATE_FIRST_SEED").unwrap_or(0), count, Mutant::None);
     eprintln!("{count} schedules, {steps} steps, {:?}", began.elapsed());
     if let Some((seed, violation)) = found {
         panic!(
@@ -109,4 +110,62 @@ fn survey() {
     for (times, seed, violation) in kinds.values() {
         eprintln!("{times:>6} x, seed {seed}: {violation}");
     }
+}
+
+/// A world that breaks one rule must be found out, by one of these invariants.
+fn found_out(mutant: Mutant, seeds: u64, by: &[&str]) {
+    let (found, _) = search(0, seeds, mutant);
+    let Some((seed, violation)) = found else { panic!("{seeds} schedules of {mutant:?} break nothing") };
+    eprintln!("{mutant:?}: seed {seed}: {violation}");
+    assert!(by.iter().any(|name| violation.starts_with(name)), "seed {seed}: {violation}");
+}
+
+#[test]
+fn a_holder_that_posts_after_its_lease_is_found_out() {
+    found_out(Mutant::PostsAfterLease, 2_000, &["V1"]);
+}
+
+#[test]
+fn a_create_that_outlives_p_is_found_out() {
+    found_out(Mutant::SlowPost, 2_000, &["V1"]);
+}
+
+#[test]
+fn a_leader_without_the_books_is_found_out() {
+    found_out(Mutant::SkipsBooks, 2_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_list_in_place_of_the_wait_is_found_out() {
+    found_out(Mutant::NoWait, 2_000, &["V1", "V3"]);
+}
+
+#[test]
+fn grants_before_the_books_are_found_out() {
+    found_out(Mutant::GrantsUnconfirmed, 2_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_number_returned_without_an_answer_is_found_out() {
+    found_out(Mutant::ReturnsUnanswered, 2_000, &["V1"]);
+}
+
+#[test]
+fn a_lease_from_the_answer_on_is_found_out() {
+    found_out(Mutant::LateLease, 4_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_leader_that_stays_is_found_out() {
+    found_out(Mutant::OldLeaderLives, 4_000, &["V1", "V3"]);
+}
+
+#[test]
+fn a_create_sent_again_after_death_is_found_out() {
+    found_out(Mutant::PostsAgain, 4_000, &["V1"]);
+}
+
+#[test]
+fn a_holder_that_goes_on_after_its_death_is_found_out() {
+    found_out(Mutant::IgnoresRestart, 4_000, &["V1", "V3", "V5"]);
 }

@@ -100,8 +100,8 @@ impl Reader {
         let sensor_file = self.read(table::SENSOR_FILE, |text| Ok(PathBuf::from(text)));
         let policies = [("new", DeliverPolicy::New), ("all", DeliverPolicy::All), ("last", DeliverPolicy::Last)];
         let deliver_policy = self.read(table::DELIVER_POLICY, |text| word(text, &policies));
-        let ack_wait = self.duration(table::ACK_WAIT, (2, 86_400));
-        let create_timeout = self.duration(table::CREATE_TIMEOUT, (1, 60));
+        let ack_wait = self.duration(table::ACK_WAIT, (4, 86_400));
+        let create_timeout = self.duration(table::CREATE_TIMEOUT, (2, 60));
         self.ack_wait_fits(ack_wait, create_timeout);
         let redelivery_pause = self.read(table::REDELIVERY_PAUSE, |text| word(text, &[("on", true), ("off", false)]));
         let max_in_flight = self.read(table::MAX_IN_FLIGHT, |text| number(text, 1, 65_536));

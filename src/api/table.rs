@@ -103,7 +103,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(SENSOR_FILE, "sensor-file", "/etc/jetgate/sensor.yaml", "a path", "the sensor file"),
     setting(DELIVER_POLICY, "deliver-policy", "", "`new`, `all` or `last`", "where a durable consumer begins that does not exist yet").or("`new`; on a work queue stream `all`"),
     setting(ACK_WAIT, "ack-wait", "30s", "a duration, at least twice `CREATE_TIMEOUT`, at most 24h", "how long the server waits for an ack before it delivers again; in-progress is sent at a third of it"),
-    setting(CREATE_TIMEOUT, "create-timeout", "10s", "a duration, 1s to 60s", "the longest that a create may live, client and server together"),
+    setting(CREATE_TIMEOUT, "create-timeout", "10s", "a duration, 2s to 60s", "the longest that a create may live, client and server together, half of it each; the server takes whole seconds"),
     setting(REDELIVERY_PAUSE, "redelivery-pause", "on", "`on` or `off`", "whether messages wait for `CREATE_TIMEOUT` after a start or a reconnect that may have forgotten deliveries; off is faster, and a message may then have two objects where the server was killed"),
     setting(MAX_IN_FLIGHT, "max-in-flight", "256", "1 to 65536", "messages in hand per replica at most; max_ack_pending of a durable that we make is four times that"),
     setting(DEAD_LETTER_STREAM, "dead-letter-stream", "", "a stream name", "where messages go that can never succeed; made when missing and allowed").or("`<stream>-dead`"),

@@ -84,10 +84,10 @@ fn file(variable: &'static str, material: &Material) -> Result<PathBuf, NatsErro
             let path = std::env::temp_dir().join(format!("jetgate-{}-{variable}.pem", std::process::id()));
             let keep = |source| NatsError::Keep { variable, source };
             // A file of this name can only be left over from a process of the same number; it is never followed.
-            if let Err(error) = std::fs::remove_file(&path) {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    return Err(keep(error));
-                }
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                return Err(keep(error));
             }
             let mut file =
                 std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(keep)?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{BAD_INPUT, chain, nats, place};
-use crate::api::{LogFormat, Sensor, SensorFileContext, Settings, SettingsArgs, Trigger};
+use crate::api::{LogFormat, Origin, Sensor, SensorFileContext, Settings, SettingsArgs, Trigger};
 use crate::ledger::LedgerOptions;
 use crate::runtime::{self, Ending, Failures};
 use crate::sensor::{self, Config};
@@ -26,7 +26,9 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
         LogFormat::Plain => logs::Format::Plain,
     };
     let rust_log = std::env::var("RUST_LOG").ok();
-    let level = Some(settings.log_level.as_str()).filter(|level| !level.is_empty());
+    // The default gives way to RUST_LOG.
+    let is_set = settings.effective().iter().any(|row| row.name == "LOG_LEVEL" && row.origin != Origin::Default);
+    let level = Some(settings.log_level.as_str()).filter(|_| is_set);
     if let Err(error) = logs::init(format, level, rust_log.as_deref()) {
         return refuse(&[format!("LOG_LEVEL: {}", chain(&error))]);
     }

@@ -300,6 +300,33 @@ impl Reason {
         self.row().sets_gauge
     }
 
+    /// Whether it takes back what was granted before: the quota does not say any more that there is room, or is too
+    /// small for even one effect. Where the others hold, a number that was granted is still good.
+    #[must_use]
+    pub const fn withdraws(self) -> bool {
+        match self {
+            Self::QuotaMissing | Self::ResourceMissing | Self::StatusUnknown | Self::NeverFits | Self::Suspended => {
+                true
+            }
+            Self::AtLimit
+            | Self::HeldByOthers
+            | Self::NoLeader
+            | Self::GrantStale
+            | Self::LeaderSettling
+            | Self::TargetRefused
+            | Self::QuotaRefused
+            | Self::QuotaControllerStalled
+            | Self::OverAdmitted
+            | Self::NatsDown
+            | Self::ApiDown
+            | Self::ApiThrottled
+            | Self::ReceiverDown
+            | Self::ConsumerPaused
+            | Self::Draining
+            | Self::Shutdown => false,
+        }
+    }
+
     /// The page about the reasons, for the docs.
     #[must_use]
     pub fn markdown() -> String {

@@ -5,10 +5,16 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions, ServerAddr, Statistics, Subject};
+use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::call::CallErrorKind;
 use super::events::Hub;
 use super::options::NatsOptions;
+
+/// How often the server is asked for a sign of life, and how long that may take.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What is known about the connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,6 +143,25 @@ impl Connection {
 
     pub(crate) fn denied(&self, subject: &Subject, since: u64) -> Option<String> {
         self.hub.denied(subject, since)
+    }
+
+    /// Asks the server for a sign of life again and again, and makes a new connection where none comes; never ends.
+    ///
+    /// The client's own pings are put off by whatever arrives, and the heartbeats of a watch arrive each second: a
+    /// connection that carries nothing to the server any more would never be noticed by them.
+    pub async fn guard(&self) {
+        // Nobody listens there: the server itself answers at once. A denial is an answer, too.
+        let subject = Subject::from_static("jetgate.probe");
+        loop {
+            tokio::time::sleep(PROBE_EVERY).await;
+            let Some(epoch) = self.live_epoch() else { continue };
+            let answer = self.call(subject.clone(), None, Bytes::new(), PROBE_TIMEOUT).await;
+            let silent = matches!(&answer, Err(error) if error.kind() == CallErrorKind::TimedOut);
+            if silent && self.live_epoch() == Some(epoch) {
+                tracing::warn!(after = ?PROBE_TIMEOUT, "the NATS server does not answer; connecting again");
+                self.reconnect().await;
+            }
+        }
     }
 
     /// Cuts the connection and makes a new one, for example to use credentials that were replaced.

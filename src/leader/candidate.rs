@@ -22,22 +22,20 @@ pub(super) struct Place {
 pub(super) struct Vote {
     /// The epoch we lead with.
     pub(super) epoch: Option<u64>,
-    /// Until when, should no renewal succeed any more. It moves without a notice.
+    /// Until when, by our own clock, if no renewal succeeds any more.
     pub(super) until: Option<Instant>,
     /// Who else was last seen to hold the Lease.
     pub(super) holder: Option<String>,
 }
 
-impl Vote {
-    /// The epoch under which we lead now: by our own clock, also where the election had no time yet to notice that its
-    /// own ran out, as after the process was stopped for a while.
-    pub(super) fn leads(&self, now: Instant) -> Option<u64> {
-        self.epoch.filter(|_| self.until.is_some_and(|until| now < until))
-    }
-}
-
 /// Stands for the Lease until `resign`, then gives it up.
-pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, resign: CancellationToken) {
+pub(super) async fn stand(
+    place: Place,
+    me: String,
+    vote: watch::Sender<Vote>,
+    api_down: watch::Sender<bool>,
+    resign: CancellationToken,
+) {
     let times = LeaseTimes::default();
     let mut election = Election::new(me, times);
     let mut actions = election.step(Event::Tick, clock::now());
@@ -64,20 +62,21 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
                         why,
                         "the Lease is not ours any more"
                     );
-                    vote.send_replace(Vote { epoch: None, until: None, holder: election.holder().map(str::to_owned) });
+                    let holder = election.holder().map(str::to_owned);
+                    vote.send_replace(Vote { epoch: None, until: None, holder });
                 }
             }
         }
         vote.send_if_modified(|vote| {
             let holder = election.holder().filter(|_| vote.epoch.is_none()).map(str::to_owned);
-            let changed = vote.holder != holder;
-            vote.holder = holder;
-            vote.until = election.leads_until();
+            let until = election.leads_until().filter(|_| vote.epoch.is_some());
+            let changed = vote.holder != holder || vote.until != until;
+            (vote.holder, vote.until) = (holder, until);
             changed
         });
         let event = if let Some(call) = call {
             // Leadership may run out while the call hangs: the deadline is heard all the same.
-            let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut said_trouble));
+            let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut said_trouble, &api_down));
             tokio::select! {
                 event = &mut call => event,
                 () = sleep_until(election.leads_until()) => {
@@ -99,7 +98,13 @@ pub(super) async fn stand(place: Place, me: String, vote: watch::Sender<Vote>, r
     }
 }
 
-async fn perform(place: &Place, action: Action, timeout: Duration, said: &mut bool) -> Event {
+async fn perform(
+    place: &Place,
+    action: Action,
+    timeout: Duration,
+    said: &mut bool,
+    api_down: &watch::Sender<bool>,
+) -> Event {
     let Place { cluster, namespace, name } = place;
     let (event, error) = match action {
         Action::Read => match cluster.get_lease(namespace, name, timeout).await {
@@ -112,6 +117,8 @@ async fn perform(place: &Place, action: Action, timeout: Duration, said: &mut bo
         }
         Action::BecameLeader { .. } | Action::LostLeadership(_) => (Event::Tick, None),
     };
+    let down = error.as_ref().is_some_and(CallError::is_outage);
+    api_down.send_if_modified(|known| std::mem::replace(known, down) != down);
     match error {
         Some(error) if !*said => {
             *said = true;
@@ -157,19 +164,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_leader_leads_by_its_own_clock_and_not_by_what_it_was_last_told() {
-        let now = clock::now();
-        let vote = Vote { epoch: Some(7), until: Some(now + Duration::from_secs(4)), holder: None };
-        assert_eq!(vote.leads(now), Some(7));
-        assert_eq!(vote.leads(now + Duration::from_secs(4)), None);
-        assert_eq!(Vote::default().leads(now), None);
     }
 }

@@ -107,6 +107,7 @@ pub struct Leader {
     metrics: LeaderMetrics,
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
+    api_down: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Leader {
@@ -126,13 +127,19 @@ impl Leader {
         grants: mpsc::Sender<Grant>,
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
-        Self { settings, cluster, connection, metrics, grants, view }
+        Self { settings, cluster, connection, metrics, grants, view, api_down: watch::Sender::new(false) }
     }
 
     /// Its state.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<LeaderView> {
         self.view.subscribe()
+    }
+
+    /// Whether the API server could not be asked for the Lease just now, so that nobody may lead.
+    #[must_use]
+    pub fn api_down(&self) -> watch::Receiver<bool> {
+        self.api_down.subscribe()
     }
 
     /// Stands for the Lease and leads whenever it is held, until `shutdown`; then writes what is owed and gives the
@@ -146,7 +153,8 @@ impl Leader {
             namespace: self.settings.namespace.clone(),
             name: self.settings.lease.clone(),
         };
-        let candidate = candidate::stand(place, self.settings.identity.clone(), vote, resign.clone());
+        let candidate =
+            candidate::stand(place, self.settings.identity.clone(), vote, self.api_down.clone(), resign.clone());
         let sessions = async {
             self.sessions(&mut reports, &mut leading, &shutdown).await;
             resign.cancel();
@@ -161,27 +169,29 @@ impl Leader {
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) {
+        // The newest report that nobody has answered: the session that begins does, without waiting for the next one.
+        let mut early = None;
         let mut said: Option<(String, Instant)> = None;
         while !shutdown.is_cancelled() {
             let vote = leading.borrow_and_update().clone();
-            let Some(epoch) = vote.leads(clock::now()) else {
+            let Some(epoch) = vote.epoch else {
                 let holder = vote.holder.map_or_else(String::new, |holder| format!(", held by {holder}"));
                 let (lease, namespace) = (&self.settings.lease, &self.settings.namespace);
                 self.follow(Some(format!("the Lease {lease} of namespace {namespace}{holder}")));
                 tokio::select! {
                     changed = leading.changed() => if changed.is_err() { return },
                     // Nobody is there to answer: the lane sees that no grant comes.
-                    _ = reports.recv() => {}
+                    report = reports.recv() => early = report.or(early),
                     () = shutdown.cancelled() => return,
                 }
                 continue;
             };
-            match self.lead(epoch, reports, leading, shutdown).await {
+            match self.lead(epoch, &mut early, reports, leading, shutdown).await {
                 End::Shutdown => return,
                 End::LeaseLost => tracing::warn!(namespace = self.settings.namespace, "leadership lost"),
                 End::Deposed(lost) => {
                     let (cause, now) = (lost.to_string(), clock::now());
-                    // It is tried again at once and may fail the same way for as long as NATS is down.
+                    // It is tried again at once, and may fail the same way for as long as NATS is down.
                     if said.as_ref().is_none_or(|(known, at)| *known != cause || now >= *at + SAY_AGAIN) {
                         tracing::warn!(namespace = self.settings.namespace, cause, "leadership given up");
                         said = Some((cause.clone(), now));
@@ -199,6 +209,7 @@ impl Leader {
     async fn lead(
         &self,
         epoch: u64,
+        early: &mut Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -212,7 +223,7 @@ impl Leader {
         match adopted {
             Ok(session) => {
                 self.metrics.leading(&self.settings.namespace, true);
-                let end = session.run(epoch, reports, leading, shutdown).await;
+                let end = session.run(early.take(), reports, leading, shutdown).await;
                 self.metrics.leading(&self.settings.namespace, false);
                 end
             }

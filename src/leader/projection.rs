@@ -19,8 +19,6 @@ pub(super) struct Projection {
     /// The revision of the stored value; none where there is none.
     pub(super) revision: Option<u64>,
     dirty_since: Option<Instant>,
-    /// When a gap was marked, until facts tell how far the consumer had come by then.
-    gap_at: Option<Instant>,
 }
 
 impl Projection {
@@ -32,7 +30,6 @@ impl Projection {
             record,
             revision,
             dirty_since: None,
-            gap_at: None,
         }
     }
 
@@ -93,17 +90,9 @@ impl Projection {
         self.owe(now);
     }
 
-    /// Facts of one moment, whose reading began at `began`: the stream's last sequence, the consumer's ack floor, up to
-    /// which everything is done, and the last that it delivered. True when the stream has lost its end, so that nothing
-    /// known of it holds any more.
-    pub(super) fn facts(
-        &mut self,
-        last_sequence: u64,
-        ack_floor: u64,
-        delivered: u64,
-        began: Instant,
-        now: Instant,
-    ) -> bool {
+    /// Facts of one moment: the stream's last sequence and the consumer's ack floor, up to which everything is done.
+    /// True when the stream has lost its end, so that nothing known of it holds any more.
+    pub(super) fn facts(&mut self, last_sequence: u64, ack_floor: u64, now: Instant) -> bool {
         let lost = self.record.stream_ends_at(last_sequence);
         if lost {
             self.owe(now);
@@ -114,18 +103,12 @@ impl Projection {
             self.record.raise_floor(floor);
             self.owe(now);
         }
-        if self.gap_at.map_or_else(|| self.record.gap_is_open(), |at| began > at) {
-            self.gap_at = None;
-            self.record.bound_gap(delivered);
-            self.owe(now);
-        }
         lost
     }
 
     /// The watch lost its place: what came and went meanwhile is unknown, for messages handed out up to `upto`.
     pub(super) fn mark_gap(&mut self, upto: u64, now: Instant) {
         self.record.mark_gap(upto);
-        self.gap_at = Some(now);
         self.owe(now);
     }
 }
@@ -146,32 +129,14 @@ mod tests {
     fn a_consumer_that_is_ahead_of_its_stream_raises_no_floor() {
         let now = clock::now();
         let mut projection = projection();
-        assert!(!projection.facts(100, 100, 100, now, now));
+        assert!(!projection.facts(100, 100, now));
         assert_eq!(projection.record().floor(), 101);
         // The server was killed and the stream lost what lay beyond 90; 91 to 95 are new.
-        assert!(projection.facts(95, 100, 100, now, now));
+        assert!(projection.facts(95, 100, now));
         for _ in 0..2 {
             assert_eq!(projection.record().says(93, LATER), Says::NotYet);
             assert!(projection.record().in_doubt(93));
-            assert!(!projection.facts(97, 100, 100, now, now));
+            assert!(!projection.facts(97, 100, now));
         }
-    }
-
-    #[test]
-    fn a_gap_ends_where_the_consumer_was_after_it() {
-        let t0 = clock::now();
-        let at = |ms| t0 + Duration::from_millis(ms);
-        let mut projection = projection();
-        projection.mark_gap(u64::MAX, at(10));
-        projection.facts(50, 0, 40, at(9), at(20));
-        assert!(projection.record().in_doubt(1_000), "these facts are from before the gap");
-        projection.facts(50, 0, 42, at(21), at(22));
-        assert!(projection.record().in_doubt(42) && !projection.record().in_doubt(43));
-        // A leader that was killed in between left it open.
-        let mut open = Record::new(1);
-        open.mark_gap(u64::MAX);
-        let mut projection = Projection::new("team", "orders", "EVENTS", open, Some(1));
-        projection.facts(50, 0, 7, at(23), at(24));
-        assert!(projection.record().in_doubt(7) && !projection.record().in_doubt(8));
     }
 }

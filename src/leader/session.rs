@@ -1,6 +1,8 @@
 //! One leadership: from the books read to the Lease lost. All that decides is in the ledger; this feeds it what the
 //! watches, the holders and the stores say, and does what it asks for.
 
+mod objects;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,8 +22,9 @@ use super::{Leader, LeaderView, RecordView};
 use crate::clock;
 use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
-use crate::k8s::{CallError, Cluster, DiscoverError, Kind, ObjectEvent, Sight};
+use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
 use crate::ledger::{Action, Ledger, LiveState, SeenObject};
+use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
 
@@ -55,6 +58,14 @@ enum Done {
     Signals,
 }
 
+/// A gap that is not marked yet.
+struct Gap {
+    /// When the list that ended it was there.
+    since: Instant,
+    /// The version that the record will have when it is marked.
+    version: u64,
+}
+
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 pub(super) struct Session<'a> {
@@ -69,10 +80,15 @@ pub(super) struct Session<'a> {
     facts_reading: bool,
     signal_writing: bool,
     signal_due: Option<Instant>,
-    last_facts: Option<ConsumerFacts>,
+    gap: Option<Gap>,
+    leads_until: Option<Instant>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
+    /// The top that the newest grant told, and of whom.
+    told_top: Option<(HolderId, u64)>,
+    /// When the newest write of the books began.
+    books_began: Option<Instant>,
     forbidden_said: bool,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
@@ -109,9 +125,12 @@ impl<'a> Session<'a> {
             facts_reading: false,
             signal_writing: false,
             signal_due: None,
-            last_facts: None,
+            gap: None,
+            leads_until: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
+            told_top: None,
+            books_began: None,
             forbidden_said: false,
             trouble_since: BTreeMap::new(),
         })
@@ -120,7 +139,7 @@ impl<'a> Session<'a> {
     /// Leads until the Lease is lost, another leader shows, or the process stops.
     pub(super) async fn run(
         mut self,
-        lease_epoch: u64,
+        early: Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -144,14 +163,13 @@ impl<'a> Session<'a> {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut facts = tokio::time::interval(FACTS_EVERY);
         facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if let Some(report) = early {
+            self.ledger.report(&report, clock::now());
+        }
         let mut stopping: Option<Instant> = None;
+        self.leads_until = leading.borrow_and_update().until;
         let grants = self.grants.clone();
         loop {
-            // Before anything is sent, by the clock: what is heard of the election may be late, and an answer of ours
-            // makes a holder's lease longer, which whoever leads by now does not count.
-            if leading.borrow().leads(clock::now()) != Some(lease_epoch) {
-                return End::LeaseLost;
-            }
             self.act();
             self.show();
             let now = clock::now();
@@ -168,10 +186,11 @@ impl<'a> Session<'a> {
                 Some(seen) = seen.recv() => self.seen(seen),
                 Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
                 changed = leading.changed() => {
-                    if changed.is_err() {
+                    let vote = leading.borrow_and_update();
+                    if changed.is_err() || vote.epoch.is_none() {
                         return End::LeaseLost;
                     }
-                    leading.borrow_and_update();
+                    self.leads_until = vote.until;
                 }
                 // None may end while somebody listens to it.
                 Some(end) = eyes.join_next() => {
@@ -222,8 +241,21 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Sends a grant, unless our own clock says that the Lease may be another's by now: a process that was stopped finds
+    /// that out here, before anything else.
     fn send(&mut self, grant: Grant) {
-        self.leader.metrics.grants.inc();
+        if self.leads_until.is_none_or(|until| clock::now() >= until) {
+            return;
+        }
+        if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
+            && grant.top > 0
+        {
+            let now = clock::now();
+            self.leader.metrics.grants.inc();
+            let since = self.books_began.unwrap_or(now);
+            self.leader.metrics.grant_latency.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
+        self.told_top = Some((grant.holder.clone(), grant.top));
         match self.grants.try_send(grant) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(grant)) => self.waiting_grant = Some(grant),
@@ -232,6 +264,8 @@ impl<'a> Session<'a> {
     }
 
     fn write_books(&mut self, books: Books) {
+        // What made the next grant possible was heard just now.
+        self.books_began = Some(clock::now());
         let write = self.books.write(books);
         self.calls.push(Box::pin(async move { Done::Books(write.await) }));
     }
@@ -287,8 +321,8 @@ impl<'a> Session<'a> {
         let connection = self.leader.connection.clone();
         let own = self.leader.settings.own.clone();
         self.calls.push(Box::pin(async move {
-            let began = clock::now();
             // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
+            let began = clock::now();
             let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
             let stream = stream_facts(&connection, &own.stream).await.ok();
             Done::Facts { facts: stream.zip(consumer), began }
@@ -327,15 +361,15 @@ impl<'a> Session<'a> {
                     if stream.created_ns != self.projection.record().stream_created_ns() {
                         return Err(Lost::Overtaken { what: "stream (it was created anew)" });
                     }
-                    let (floor, delivered) = (consumer.ack_floor_stream_sequence, consumer.delivered_stream_sequence);
-                    if self.projection.facts(stream.last_sequence, floor, delivered, began, now) {
+                    let floor = consumer.ack_floor_stream_sequence;
+                    if self.projection.facts(stream.last_sequence, floor, now) {
                         tracing::warn!(
                             stream = self.leader.settings.own.stream,
                             last_sequence = stream.last_sequence,
                             "the stream has lost its end: the record begins again"
                         );
                     }
-                    self.last_facts = Some(consumer);
+                    self.close_gap(consumer.delivered_stream_sequence, began, now);
                 }
             }
             Done::Signals => self.signal_writing = false,
@@ -368,77 +402,6 @@ impl<'a> Session<'a> {
             Seen::Trouble { watch, error } => self.trouble(watch, &error),
         }
         self.signal_soon(now);
-    }
-
-    fn listed(&mut self, objects: &[Sight], version: u64, began: Instant, gap: bool) {
-        let now = clock::now();
-        self.well("objects");
-        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
-        if self.forbidden_said {
-            self.forbidden_said = false;
-            tracing::info!(kind = %counted, "the objects may be watched again: live objects are counted");
-        }
-        for sight in objects {
-            self.projection.saw(sight, now);
-        }
-        let rewound = version < self.projection.record().version();
-        if rewound {
-            tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
-            self.projection.rewind(version, now);
-        }
-        if gap || rewound {
-            let upto = self.last_facts.as_ref().map_or(u64::MAX, |facts| facts.delivered_stream_sequence);
-            self.projection.mark_gap(upto, now);
-            tracing::warn!(
-                kind = %counted,
-                "record gap: the API server forgot what happened since the last watch (410 Gone); objects that came \
-                 and went meanwhile are unknown, ON_DOUBT decides about their messages"
-            );
-        }
-        // A watch that resumes behind this list moves the version itself.
-        if gap || self.projection.record().version() == 0 {
-            self.projection.advance(version, now);
-        }
-        let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
-        self.ledger.objects_listed(&counted, &seen, began, now);
-    }
-
-    fn object(&mut self, event: &ObjectEvent, replayed: bool) {
-        let now = clock::now();
-        self.well("objects");
-        let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
-        match event {
-            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
-                self.projection.saw(sight, now);
-                self.projection.advance(sight.resource_version, now);
-                let object = seen_object(sight);
-                match event {
-                    _ if replayed => self.ledger.object_replayed(&object, now),
-                    ObjectEvent::Deleted(_) => self.ledger.object_deleted(&counted, &object, now),
-                    ObjectEvent::Applied(_) | ObjectEvent::Bookmark(_) => {
-                        self.ledger.object_applied(&counted, &object, now);
-                    }
-                }
-            }
-            ObjectEvent::Bookmark(version) => {
-                self.projection.advance(*version, now);
-                self.ledger.object_watch_alive(&counted, now);
-            }
-        }
-    }
-
-    fn forbidden(&mut self, text: &str) {
-        let Some((counted, _)) = &self.leader.settings.own.created else { return };
-        if !self.forbidden_said {
-            self.forbidden_said = true;
-            tracing::warn!(
-                kind = %counted,
-                answer = text,
-                "the objects may not be listed and watched (give the right to list and watch them): capacity is \
-                 judged by `used` with a settle time, which is weaker, and there is no record of finished messages"
-            );
-        }
-        self.ledger.object_watch_forbidden(counted, clock::now());
     }
 
     fn trouble(&mut self, watch: &'static str, error: &CallError) {

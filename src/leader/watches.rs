@@ -19,6 +19,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a forbidden list is tried again: a right may be given at any time.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(5);
+/// A watch that ends sooner was ended by something on the way, or by a server that stops: it proves nothing, and is not
+/// begun again at once.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// What a watch tells.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ async fn watch_quotas(
         };
         tell(to, Seen::Quotas { views: readable(views), began }).await?;
         'resume: loop {
+            let opened = clock::now();
             let mut watch = match cluster.watch_quotas(namespace, from, WATCH_TIMEOUT).await {
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
@@ -125,6 +129,10 @@ async fn watch_quotas(
                         pause.wait().await;
                         continue 'resume;
                     }
+                    None if clock::now() < opened + AT_ONCE => {
+                        pause.wait().await;
+                        continue 'resume;
+                    }
                     None => {
                         tell(to, Seen::QuotasAlive).await?;
                         continue 'resume;
@@ -132,6 +140,7 @@ async fn watch_quotas(
                 }
             }
         }
+        pause.wait().await;
     }
 }
 
@@ -165,24 +174,29 @@ async fn watch_objects(
 ) -> Result<std::convert::Infallible, Over> {
     let mut pause = Pause::new();
     let mut gap = false;
-    loop {
+    'list: loop {
         let began = clock::now();
         let (objects, listed) = match cluster.list(kind, namespace).await {
             Ok(listed) => listed,
             Err(error) => {
+                // Forbidden or not, the list is what is tried again.
                 trouble(error, &mut pause, to).await?;
                 continue;
             }
         };
-        tell(to, Seen::Objects { objects, version: listed, began, gap }).await?;
+        tell(to, Seen::Objects { objects, version: listed, began, gap: std::mem::take(&mut gap) }).await?;
         // A version that the API server has not reached would never be told of, nor called too old.
         let mut from = resume.take().filter(|version| *version <= listed).unwrap_or(listed);
         'resume: loop {
+            let opened = clock::now();
             let mut watch = match cluster.watch(kind, namespace, from, WATCH_TIMEOUT).await {
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
-                    trouble(error, &mut pause, to).await?;
+                    if trouble(error, &mut pause, to).await? == Forbidden::Yes {
+                        resume = Some(from);
+                        continue 'list;
+                    }
                     continue 'resume;
                 }
             };
@@ -199,7 +213,14 @@ async fn watch_objects(
                     }
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
-                        trouble(error, &mut pause, to).await?;
+                        if trouble(error, &mut pause, to).await? == Forbidden::Yes {
+                            resume = Some(from);
+                            continue 'list;
+                        }
+                        continue 'resume;
+                    }
+                    None if clock::now() < opened + AT_ONCE => {
+                        pause.wait().await;
                         continue 'resume;
                     }
                     None => {
@@ -211,17 +232,26 @@ async fn watch_objects(
         }
         // 410: what came and went since `from` is unknown for ever.
         gap = true;
+        pause.wait().await;
     }
 }
 
-async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -> Result<(), Over> {
+/// Whether a call failed for want of a right. Then the live objects are forgotten until a list tells of them again; the
+/// watch goes on from where it was, so that the record has no gap.
+#[derive(PartialEq, Eq)]
+enum Forbidden {
+    Yes,
+    No,
+}
+
+async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -> Result<Forbidden, Over> {
     let forbidden = error.status().filter(|status| status.code == 403).map(|status| status.message.clone());
     if let Some(text) = forbidden {
         tell(to, Seen::Forbidden { text }).await?;
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
-    } else {
-        tell(to, Seen::Trouble { watch: "objects", error }).await?;
-        pause.wait().await;
+        return Ok(Forbidden::Yes);
     }
-    Ok(())
+    tell(to, Seen::Trouble { watch: "objects", error }).await?;
+    pause.wait().await;
+    Ok(Forbidden::No)
 }

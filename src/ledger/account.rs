@@ -57,9 +57,12 @@ pub(super) struct Account {
     pub(super) terms: Terms,
     pub(super) prices: Vec<Priced>,
     pub(super) phase: Phase,
-    /// When the books were read in which the holder was found, until it follows this leader: until then the
-    /// predecessor may have renewed its lease, or echoed numbers that this leader has not seen.
+    /// When this leader read the books, until the holder follows it: until then the predecessor may have renewed the
+    /// holder's lease.
     pub(super) adopted: Option<Instant>,
+    /// Found in the books, and not following this leader yet: until then the predecessor may have echoed numbers
+    /// that this leader has not seen.
+    inherited: bool,
     pub(super) seq: u64,
     /// The top that the newest report knew.
     pub(super) reported_top: u64,
@@ -105,6 +108,7 @@ impl Account {
             prices,
             phase: Phase::Alive { heard: now },
             adopted: None,
+            inherited: false,
             seq: 0,
             reported_top: 0,
             top: 0,
@@ -133,6 +137,7 @@ impl Account {
         let mut account = Self::new(book.terms, prices, now);
         account.phase = Phase::Adopted { since: now };
         account.adopted = Some(now);
+        account.inherited = true;
         account.reported_top = book.top;
         account.top = book.top;
         account.next_top = book.top;
@@ -166,7 +171,7 @@ impl Account {
     /// lives, as the watch tells.
     pub(super) fn hear(&mut self, report: &Report, epoch: u64, present: Option<&NumberSet>, now: Instant) -> NumberSet {
         let mut known = self.made_numbers();
-        if self.adopted.is_some() {
+        if self.inherited {
             // What is gone since the books was returned, or echoed by the predecessor on a sight that this leader
             // has not had: which of the two is not told, so it counts until a sight or a list settles it.
             let mut before = self.open.union(&NumberSet::of_range(self.reported_top.saturating_add(1), report.top));
@@ -175,9 +180,10 @@ impl Account {
             self.doubted.extend(&gone);
             self.make(&gone.minus(&known), now);
             known.extend(&gone);
-            if report.epoch >= epoch {
-                self.adopted = None;
-            }
+        }
+        if report.epoch >= epoch {
+            self.adopted = None;
+            self.inherited = false;
         }
         self.phase = Phase::Alive { heard: now };
         self.seq = report.seq;
@@ -192,11 +198,11 @@ impl Account {
         self.unmake(&known.minus(&report.made).minus(&self.doubted));
         let newly = report.made.minus(&known).minus(&self.settled);
         self.make(&newly, now);
-        if let Some(present) = present {
-            self.seen.extend(present);
-        }
         self.keep_seen_out();
         self.recount();
+        if let Some(present) = present {
+            self.sighted_all(present);
+        }
         newly
     }
 
@@ -255,7 +261,8 @@ impl Account {
 
     /// Every number that may still have an effect which is not counted elsewhere.
     pub(super) fn out(&self) -> NumberSet {
-        let mut out = self.open.union(&self.unreported());
+        let mut out = self.open.clone();
+        out.extend(&self.unreported());
         for batch in &self.made {
             out.extend(&batch.numbers);
         }
@@ -279,6 +286,16 @@ impl Account {
         if is_out && self.seen.insert(number) {
             self.unseen = self.unseen.saturating_sub(1);
             self.unsettled = true;
+        }
+    }
+
+    /// Notes a sight of each of these that is out.
+    pub(super) fn sighted_all(&mut self, numbers: &NumberSet) {
+        let seen = numbers.intersection(&self.out()).minus(&self.seen);
+        if !seen.is_empty() {
+            self.seen.extend(&seen);
+            self.unsettled = true;
+            self.recount();
         }
     }
 

@@ -39,7 +39,7 @@ impl Ask {
 
     /// An answer that began at `began` came without being asked for.
     pub(super) fn learned(&mut self, began: Instant) {
-        if self.wanted.is_some_and(|since| began > since) {
+        if self.wanted.is_some_and(|since| began >= since) {
             self.wanted = None;
         }
         self.done = self.done.max(Some(began));

@@ -239,9 +239,9 @@ impl Ledger {
         if now >= quotas_alive + self.options.watch_grace {
             return "the watch of the quotas is silent".to_owned();
         }
-        let own = prices.iter().filter(|price| price.own).filter_map(|price| price.counted.as_ref());
+        let mut own = prices.iter().filter(|price| price.own).filter_map(|price| price.counted.as_ref());
         let unknown = own.clone().find(|kind| matches!(self.kinds.get(kind), None | Some(LiveState::Unknown)));
-        match (unknown, own.last()) {
+        match (unknown, own.next()) {
             (Some(kind), _) => format!("{kind} have not been listed yet"),
             (None, Some(kind)) => format!("the watch of {kind} is silent"),
             (None, None) => String::new(),

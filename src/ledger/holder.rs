@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::gate::{Quantity, Reason};
 use crate::message::HolderId;
 use crate::wire::{Grant, NumberSet, Refusal, Report, Terms, VERSION};
 
@@ -240,6 +241,27 @@ impl Holder {
         }
     }
 
+    /// Gives back what the quotas do not allow any more: all where nothing is known of them or one effect is too much,
+    /// else what is above the room that is left, where hard was lowered or others took it.
+    ///
+    /// Objects alive and unused numbers were under the limit together when they were granted, and a number is used
+    /// before its object is seen: so nothing goes back unless the room became smaller.
+    fn withdraw(&mut self, grant: &Grant) {
+        if grant.reason.is_some_and(Reason::withdraws) {
+            self.give_back(0);
+            return;
+        }
+        let costs = &self.terms.costs;
+        let room = grant.readings.iter().filter_map(|reading| {
+            let cost = costs.iter().find(|cost| cost.resource == reading.resource)?;
+            let live = reading.live.map_or(Quantity::ZERO, Quantity::from_whole);
+            Some(reading.limit.saturating_sub(reading.used.max(live)).divided_by(cost.amount))
+        });
+        if let Some(room) = room.min() {
+            self.give_back(room);
+        }
+    }
+
     /// Obeys a grant, unless it is older than what was obeyed already.
     pub fn on_grant(&mut self, grant: &Grant) -> GrantEffect {
         let outdated = grant.epoch < self.epoch || (grant.epoch == self.epoch && grant.seq < self.applied_seq);
@@ -273,11 +295,86 @@ impl Holder {
             // A holder that leaves returns at once what it is still given.
             self.dirty |= self.leaving;
         }
+        self.withdraw(grant);
         let before = self.made.len();
         self.made.subtract(&grant.made_seen);
         // The echo is answered by a report without these numbers, or the leader would repeat it for ever.
         self.dirty |= self.made.len() < before;
         self.last = Some(grant.clone());
         GrantEffect { ignored: false, new_numbers, restart: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::gate::{Ratio, ResourceName};
+    use crate::wire::{Cost, Reading};
+
+    fn holder() -> Holder {
+        let terms = Terms {
+            namespace: "team".to_owned(),
+            sensor: "orders".to_owned(),
+            stream: "EVENTS".to_owned(),
+            quotas: vec!["team".to_owned()],
+            ratio: Ratio::ONE,
+            costs: vec![Cost { resource: resource(), amount: Quantity::from_whole(2) }],
+            created: None,
+            settle_time: Duration::ZERO,
+            lease: Duration::from_secs(10),
+            create_timeout: Duration::from_secs(10),
+        };
+        Holder::new(HolderId::new("h"), terms)
+    }
+
+    fn resource() -> ResourceName {
+        ResourceName::new("count/widgets.example.com").unwrap()
+    }
+
+    fn grant(top: u64, limit: u64, used: u64, live: u64, reason: Option<Reason>) -> Grant {
+        Grant {
+            v: VERSION,
+            holder: HolderId::new("h"),
+            epoch: 1,
+            seq: 1,
+            top,
+            made_seen: NumberSet::new(),
+            others_wait: false,
+            readings: vec![Reading {
+                quota: "team".to_owned(),
+                resource: resource(),
+                hard: Quantity::from_whole(limit),
+                used: Quantity::from_whole(used),
+                live: Some(live),
+                limit: Quantity::from_whole(limit),
+                headroom: Quantity::ZERO,
+                version: 1,
+            }],
+            reason,
+            detail: String::new(),
+            restart: false,
+        }
+    }
+
+    #[test]
+    fn what_the_quota_does_not_allow_any_more_is_given_back() {
+        let mut holder = holder();
+        holder.report(5, clock::now());
+        holder.on_grant(&grant(5, 20, 10, 10, None));
+        assert_eq!(holder.unused(), 5);
+        holder.on_grant(&grant(5, 20, 10, 10, Some(Reason::AtLimit)));
+        assert_eq!(holder.unused(), 5, "a full limit that is full of these numbers takes none of them");
+        holder.on_grant(&grant(5, 17, 10, 10, Some(Reason::AtLimit)));
+        assert_eq!(holder.unused(), 3, "hard was lowered");
+        holder.on_grant(&grant(5, 17, 13, 10, Some(Reason::AtLimit)));
+        assert_eq!(holder.unused(), 2, "others took room, says used");
+        holder.on_grant(&grant(5, 17, 13, 15, Some(Reason::AtLimit)));
+        assert_eq!(holder.unused(), 1, "others took room, say the objects");
+        let busy = holder.take(clock::now()).unwrap();
+        holder.on_grant(&Grant { readings: Vec::new(), ..grant(6, 0, 0, 0, Some(Reason::QuotaMissing)) });
+        assert_eq!((holder.unused(), holder.busy()), (0, 1), "unknown is not zero; what is on a message stays there");
+        holder.made(busy);
+        assert!(holder.is_dirty());
     }
 }

@@ -85,6 +85,8 @@ pub struct Standing {
 pub struct Ledger {
     pub(super) namespace: String,
     pub(super) epoch: u64,
+    /// When the books were read.
+    since: Instant,
     pub(super) options: LedgerOptions,
     pub(super) quotas: BTreeMap<String, QuotaView>,
     /// When each quota, or its absence, was last read: the receipt of an event, the begin of a read.
@@ -118,6 +120,7 @@ impl Ledger {
         let mut ledger = Self {
             namespace: namespace.to_owned(),
             epoch,
+            since: now,
             options,
             quotas: BTreeMap::new(),
             read_at: BTreeMap::new(),
@@ -199,9 +202,12 @@ impl Ledger {
             }
             self.meet(&report.terms);
             let mut account = Account::new(report.terms.clone(), price(&self.quotas, &report.terms), now);
+            // It may have heard the predecessor alone until now, and go on doing so.
+            account.adopted = Some(self.since);
             account.hear(report, self.epoch, None, now);
             account.owed = true;
             // Whoever is new queues up behind those who wait already.
+            self.turns = self.turns.saturating_add(1);
             account.served = self.turns;
             self.holders.insert(report.holder.clone(), account);
             self.advance(now);

@@ -15,6 +15,8 @@ mod objects;
 #[path = "ledger.rs"]
 mod owner;
 mod quotas;
+#[cfg(test)]
+mod scenarios;
 mod settle;
 
 pub use account::Phase;

@@ -196,7 +196,7 @@ impl Record {
     /// The watch could not go on where it was (`410 Gone`), and a list took its place.
     ///
     /// `handed_out` is the highest sequence that the consumer had delivered when the list ended: what was delivered
-    /// later can't have had its object in the gap. Where that is not known it is `u64::MAX`, until [`Self::bound_gap`].
+    /// later can't have had its object in the gap.
     pub fn mark_gap(&mut self, handed_out: u64) {
         self.gaps = self.gaps.saturating_add(1);
         self.gap_upto = self.gap_upto.max(handed_out);
@@ -212,18 +212,6 @@ impl Record {
     pub fn in_doubt(&self, sequence: u64) -> bool {
         let untaken = self.untaken.is_some_and(|span| (span.first..=span.last).contains(&sequence));
         !self.knows(sequence) && (sequence <= self.gap_upto || untaken)
-    }
-
-    /// Whether a gap was marked whose end in the stream is not known yet, so that every message is in doubt.
-    #[must_use]
-    pub const fn gap_is_open(&self) -> bool {
-        self.gap_upto == u64::MAX
-    }
-
-    /// The consumer had delivered up to this sequence at some time after the gap: what is beyond it is not in doubt.
-    pub fn bound_gap(&mut self, handed_out: u64) {
-        self.gap_upto = if self.gap_is_open() { handed_out } else { self.gap_upto.max(handed_out) };
-        self.settle();
     }
 
     /// The stream's last sequence is this. Gives true, and drops all that is known, if the record knows of a later

@@ -16,6 +16,15 @@ use crate::ledger::Holder;
 use crate::telemetry::{CreditState, QuotaSample, SensorMetrics, TimeState};
 use crate::wire::Grant;
 
+/// What the lane shows beside gate and credits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub(super) in_hand: usize,
+    pub(super) outstanding: u64,
+    pub(super) waiting: Waiting,
+    pub(super) detail: &'a str,
+}
+
 /// The lane's state as others see it.
 #[derive(Debug)]
 pub(super) struct Board {
@@ -93,16 +102,8 @@ impl Board {
         }
     }
 
-    pub(super) fn show(
-        &self,
-        gate: &Gate,
-        credits: &Credits,
-        in_hand: usize,
-        outstanding: u64,
-        waiting: Waiting,
-        detail: &str,
-        now: Instant,
-    ) {
+    pub(super) fn show(&self, gate: &Gate, credits: &Credits, shown: &Shown<'_>, now: Instant) {
+        let Shown { in_hand, outstanding, waiting, detail } = *shown;
         let activity = Activity::of(gate.state(), in_hand > 0);
         let mut state = self.state();
         if state.account.doing() != activity {

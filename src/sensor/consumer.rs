@@ -43,7 +43,6 @@ pub(super) struct Place {
 /// What was found or made.
 #[derive(Debug)]
 pub(super) struct Settled {
-    pub(super) stream: StreamFacts,
     pub(super) consumer: ConsumerTerms,
     pub(super) records: Bucket,
     /// No message was ever handed out: the durable is new and there was none before it.
@@ -70,13 +69,14 @@ struct Seen {
 impl Place {
     /// Makes or checks everything; tries on while NATS does not answer, and says once what it waits for.
     pub(super) async fn settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
-        let mut said = false;
+        let mut tries = 0_u64;
         loop {
             match self.try_settle(connection, None).await {
                 Ok(settled) => return Ok(settled),
                 Err(PlaceError::Manage(error)) if error.is_passing() => {
-                    if !said {
-                        said = true;
+                    tries = tries.saturating_add(1);
+                    // The first try comes before any connection can be there.
+                    if tries == 2 {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             last_error = connection.state().borrow().last_error.as_deref(),
@@ -120,7 +120,7 @@ impl Place {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
         }
         let is_new = consumer.made && record.is_none() && seen.is_none();
-        Ok(Settled { stream, consumer, records, is_new })
+        Ok(Settled { consumer, records, is_new })
     }
 
     fn start(&self, stream: &StreamFacts) -> Start {

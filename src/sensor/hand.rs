@@ -389,10 +389,11 @@ fn ack_result(result: &Result<(), AckError>) -> AckResult {
 async fn create(shared: &Shared, object: &Value, send_by: Instant) -> Event {
     let Trigger::Kubernetes(trigger) = &shared.trigger else { return Event::NotSent };
     let sent = clock::now();
-    if sent >= send_by {
+    let limit = send_by.saturating_duration_since(sent);
+    if limit.is_zero() {
         return Event::NotSent;
     }
-    let created = trigger.create(object).await;
+    let created = trigger.create(object, limit).await;
     let took = clock::now().saturating_duration_since(sent);
     shared.metrics.trigger_duration.observe(took.as_secs_f64());
     match created {

@@ -1,6 +1,7 @@
 //! The lane: one consumer loop. It owns the credits, pulls exactly as many messages as it has, and hands each to a task
 //! that sees it to its end.
 
+mod flow;
 mod memory;
 
 use std::collections::BTreeSet;
@@ -19,27 +20,19 @@ use super::hand::{Ended, Hand, News};
 use super::shared::{Alert, Shared};
 use super::trigger::Trigger;
 use crate::clock;
-use crate::gate::{Gate, GateFacts, Heard, Reason, Reasons, Reminder};
-use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullError, PullEvent, Puller, stream_facts};
+use crate::gate::{Gate, Reminder};
+use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullEvent, Puller, stream_facts};
 use crate::message::{CreditId, Effect, Handed, HolderId, How, Outcome, Why};
 use crate::runtime::Crew;
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
 
-/// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
-const PULL_EXPIRES: Duration = Duration::from_secs(1);
-/// Pulls that may be outstanding at once: while one is being filled the next is on its way.
-const PULLS: u64 = 4;
 /// The pause after a pull that was refused.
 const PULL_PAUSE: Duration = Duration::from_millis(200);
 /// The delay of what arrives when its credit is no more.
 const LATE_DELAY: Duration = Duration::from_millis(500);
 /// News that wait for the lane: two per message in hand at most matter at a time; a full queue only slows its writers.
 const NEWS: usize = 1024;
-/// The pause before a report is tried again that its channel has no room for.
-const REPORTS_FULL: Duration = Duration::from_millis(20);
-/// How often the lane shows that it lives.
-const BEAT: Duration = Duration::from_secs(5);
 
 /// What a lane is given.
 pub(super) struct LaneSettings {
@@ -71,6 +64,8 @@ pub(super) struct LanePorts {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) grants: mpsc::Receiver<Grant>,
     pub(super) waiting: watch::Receiver<Waiting>,
+    /// Whether the API server could not be asked for the Lease.
+    pub(super) api_down: watch::Receiver<bool>,
     /// Asks for the consumer to be made again.
     pub(super) consumer_gone: mpsc::Sender<()>,
 }
@@ -83,6 +78,7 @@ pub(super) struct Lane {
     credits: Credits,
     reports: mpsc::Sender<Report>,
     waiting: watch::Receiver<Waiting>,
+    api_down: watch::Receiver<bool>,
     consumer_gone: mpsc::Sender<()>,
     news: mpsc::Sender<News>,
     gate: Gate,
@@ -96,6 +92,8 @@ pub(super) struct Lane {
     known_connection: ConnectionState,
     known_reign: Option<u64>,
     reported_at: Option<Instant>,
+    /// The leader's queue was full: the next try.
+    report_not_before: Option<Instant>,
     pull_not_before: Option<Instant>,
     stopping: Option<Instant>,
 }
@@ -121,6 +119,7 @@ impl Lane {
             credits,
             reports: ports.reports,
             waiting: ports.waiting,
+            api_down: ports.api_down,
             consumer_gone: ports.consumer_gone,
             news,
             gate: Gate::new(clock::now()),
@@ -134,6 +133,7 @@ impl Lane {
             known_connection,
             known_reign: None,
             reported_at: None,
+            report_not_before: None,
             pull_not_before: None,
             stopping: None,
         };
@@ -166,10 +166,10 @@ impl Lane {
             self.pump(&mut puller).await;
             let now = clock::now();
             self.health.beat(now);
-            if let Some(until) = self.stopping {
-                if self.has_ended(&puller) || now >= until {
-                    break;
-                }
+            if let Some(until) = self.stopping
+                && (self.has_ended(&puller) || now >= until)
+            {
+                break;
             }
             tokio::select! {
                 biased;
@@ -230,8 +230,12 @@ impl Lane {
                     tracing::info!(reason = block.reason.as_str(), "the target takes effects again");
                 }
             }
-            // Why it was returned comes next: a probe ends with its message.
-            News::Returned(credit) => self.credits.returned(&credit),
+            News::Returned(credit) => {
+                self.credits.returned(&credit);
+                if let Some(block) = &mut self.block {
+                    block.ended(credit.number, now);
+                }
+            }
             News::Block(credit, block) => self.blocked(&credit, block, now),
         }
     }
@@ -394,158 +398,6 @@ impl Lane {
 
     fn has_ended(&mut self, puller: &Puller) -> bool {
         self.in_hand.is_empty() && puller.outstanding() == 0 && self.credits.leave()
-    }
-
-    // --- what follows ---------------------------------------------------------------------------------------------
-
-    /// Reports, pulls and shows what the state asks for.
-    async fn pump(&mut self, puller: &mut Puller) {
-        let now = clock::now();
-        if self.stopping.is_some() && self.in_hand.is_empty() && puller.outstanding() == 0 {
-            self.credits.leave();
-        }
-        self.report(now);
-        self.pull(puller, now).await;
-        self.shared.publish_lease(self.credits.holder_id(), self.credits.lease_until());
-        self.show(puller, clock::now());
-    }
-
-    fn report(&mut self, now: Instant) {
-        let due = self.reported_at.is_none_or(|at| now >= at + self.credits.report_interval());
-        if !due && !self.credits.is_dirty() {
-            return;
-        }
-        let want = self.want(now);
-        let Some(permit) = self.credits.is_gated().then(|| self.reports.try_reserve()) else { return };
-        // Full: the leader has reports to read; this one goes with the next turn, as new as it then is.
-        if let Ok(permit) = permit {
-            if let Some(report) = self.credits.report(want, now) {
-                permit.send(report);
-                self.reported_at = Some(now);
-            }
-        }
-    }
-
-    /// How many more numbers the lane could use.
-    fn want(&self, now: Instant) -> u64 {
-        if self.stopping.is_some() || !self.known_connection.up {
-            return 0;
-        }
-        let unused = self.credits.unused();
-        if let Some(block) = &self.block {
-            return u64::from(unused == 0 && block.may_probe(now));
-        }
-        let room = self.settings.max_in_flight.saturating_sub(self.in_hand.len() as u64).saturating_sub(unused);
-        if self.credits.others_wait() {
-            let waiting = *self.waiting.borrow();
-            let work = waiting.pending.unwrap_or(0).saturating_add(waiting.ack_pending.unwrap_or(0));
-            return room.min(work.saturating_sub(unused));
-        }
-        room
-    }
-
-    async fn pull(&mut self, puller: &mut Puller, now: Instant) {
-        if self.stopping.is_some()
-            || !self.known_connection.up
-            || self.pull_not_before.is_some_and(|at| now < at)
-            || !self.credits.may_use(now)
-        {
-            return;
-        }
-        let outstanding = puller.outstanding();
-        let in_hand = self.in_hand.len() as u64;
-        let mut free = self.credits.ready(in_hand, self.settings.max_in_flight).saturating_sub(outstanding);
-        if let Some(block) = &self.block {
-            free = if block.may_probe(now) && outstanding == 0 { free.min(1) } else { 0 };
-        }
-        // Small pulls beside a large one cost more than they bring; alone, a single credit is worth one at once.
-        let window = outstanding.saturating_add(in_hand).saturating_add(free);
-        if free == 0 || (outstanding > 0 && free.saturating_mul(PULLS) < window) {
-            return;
-        }
-        let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
-        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50)).min(self.settings.max_expires);
-        match puller.pull(free.min(self.settings.max_batch), expires).await {
-            Ok(()) => {}
-            Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
-                tracing::debug!(error = %error, "no pull now");
-                self.pull_not_before = Some(now + PULL_PAUSE);
-            }
-            Err(error @ (PullError::Subscribe(_) | PullError::Publish(_))) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a pull could not be sent; trying on");
-                self.pull_not_before = Some(now + PULL_PAUSE);
-            }
-        }
-    }
-
-    fn wake_at(&self, now: Instant) -> Instant {
-        let report = self.reported_at.map_or(now, |at| at + self.credits.report_interval());
-        let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
-        let pull = self.pull_not_before.filter(|at| *at > now);
-        let lease = self.credits.lease_until().filter(|at| *at > now);
-        let reminder = self.reminder.deadline().filter(|at| *at > now);
-        let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
-        // What is due and was not sent waits for a leader that has not read the ones before.
-        let report = if self.credits.is_dirty() { now } else { report };
-        let report = if self.credits.is_gated() { Some(report.max(now + REPORTS_FULL)) } else { None };
-        [report, block, pull, lease, reminder, announce, self.stopping, Some(now + BEAT)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(now + BEAT)
-    }
-
-    /// Brings gate, log, metrics and board to what is true now.
-    fn show(&mut self, puller: &Puller, now: Instant) {
-        let waiting = *self.waiting.borrow();
-        let grant = self.credits.last_grant();
-        let heard = match grant {
-            None => Heard::Never,
-            Some(_) if !self.credits.may_use(now) => Heard::Over,
-            Some(grant) => Heard::Live(grant.reason),
-        };
-        let local = Reasons::NONE
-            .with_if(!self.known_connection.up, Reason::NatsDown)
-            .with_if(waiting.paused, Reason::ConsumerPaused)
-            .with_if(self.stopping.is_some(), Reason::Shutdown);
-        let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
-        let facts = GateFacts {
-            credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),
-            in_hand: self.credits.busy(),
-            heard: if self.credits.is_gated() { heard } else { Heard::Live(None) },
-            local,
-        };
-        if let Some(transition) = self.gate.update(facts, now) {
-            let detail = match (&self.block, grant) {
-                (Some(block), _) => block.detail.clone(),
-                (None, Some(grant)) => grant.detail.clone(),
-                (None, None) => String::new(),
-            };
-            tracing::debug!(from = %transition.from, to = %transition.to, detail, "gate moved");
-            self.detail = detail;
-        }
-        if let Some(said) = self.announcer.due(&self.gate, now) {
-            self.board.say(&said, &self.detail);
-        }
-        self.shared.metrics.blocked.set(self.gate.gauge());
-        if let Some(reminded) = self.reminder.due(&self.gate, waiting.pending, now) {
-            tracing::info!(
-                reason = reminded.reason.as_str(),
-                blocked_seconds = reminded.lasted.as_secs(),
-                waiting = reminded.waiting,
-                detail = grant.map_or("", |grant| grant.detail.as_str()),
-                "still blocked"
-            );
-        }
-        self.board.show(
-            &self.gate,
-            &self.credits,
-            self.in_hand.len(),
-            puller.outstanding(),
-            waiting,
-            &self.detail,
-            now,
-        );
     }
 }
 

@@ -129,6 +129,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let admin = Admin::bind(config.settings.metrics_port).await?;
     tracing::info!(address = %admin.address(), "metrics and health");
     let admin_stop = CancellationToken::new();
+    // It serves to the end, whatever the end is: a start that fails, or a lane that does.
+    let served = admin_stop.clone().drop_guard();
     let shown = Shown {
         metrics: Arc::clone(&metrics),
         health: Arc::clone(&health),
@@ -147,9 +149,19 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         },
     };
     setup::on_scrape(&metrics, &sensor_metrics, &board, &limiter, &record, &leader_view, &config.namespace);
-    tasks.spawn_once("admin", admin.serve(shown, admin_stop.clone()));
+    tasks.spawn_once("admin", admin.serve(shown, admin_stop));
 
     let connection = Connection::open(config.nats.clone()).await.map_err(SensorError::Nats)?;
+    {
+        let (connection, stop) = (connection.clone(), tasks.token());
+        tasks.spawn_once("nats guard", async move {
+            tokio::select! {
+                () = connection.guard() => {}
+                () = stop.cancelled() => {}
+            }
+            Ok::<(), SensorError>(())
+        });
+    }
     let cluster = if setup::needs_cluster(&config) {
         let options = ClusterOptions { kubeconfig: config.settings.kubeconfig.clone(), ..ClusterOptions::default() };
         Some(Cluster::connect(&options).await.map_err(SensorError::Cluster)?)
@@ -158,7 +170,6 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     };
     let stop = tasks.token();
     let Some((settled, created)) = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health).await? else {
-        admin_stop.cancel();
         return Ok(());
     };
     at_nats.met();
@@ -182,7 +193,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     };
     let trigger = setup::trigger(&mut config, cluster.as_ref(), created.as_ref().map(|(_, kind)| kind));
     let place = setup::place(&config);
-    place.stream_created.store(settled.stream.created_ns, Ordering::Relaxed);
+    place.stream_created.store(settled.consumer.stream_created_ns, Ordering::Relaxed);
     let shared = Arc::new(Shared::new(
         Identity {
             namespace: config.namespace.clone(),
@@ -210,11 +221,14 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     // The leader outlives the lane: it hears its last report, writes the books and then gives the Lease up.
     let leader_stop = CancellationToken::new();
     let leader_over = CancellationToken::new();
+    let (_, mut api_down) = watch::channel(false);
+    setup::say_how_to_be_granted(&config);
     match (cluster, setup::leads(&config, created.as_ref())) {
         (Some(cluster), true) => {
             let settings = setup::leader_settings(&config, created.clone());
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
+            api_down = leader.api_down();
             let (stop, over) = (leader_stop.clone(), leader_over.clone().drop_guard());
             tasks.spawn_once("leader", async move {
                 leader.run(reports_heard, stop).await;
@@ -229,7 +243,6 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             });
         }
         (Some(_) | None, _) => {
-            setup::say_how_to_be_granted(&config);
             leader_over.cancel();
             drop(reports_heard);
             drop(grants);
@@ -268,11 +281,12 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,
     };
-    let ports = LanePorts { reports, grants: grants_heard, waiting, consumer_gone };
+    let ports = LanePorts { reports, grants: grants_heard, waiting, api_down, consumer_gone };
     let (lane, grants, news) = Lane::new(shared, lane_settings, credits, freshness, board, health, ports);
+    let led = leader_stop.drop_guard();
     tasks.spawn_once("lane", async move {
         lane.run(grants, news, stop).await;
-        leader_stop.cancel();
+        drop(led);
         if tokio::time::timeout(grace / 4, leader_over.cancelled()).await.is_err() {
             tracing::warn!("the leader did not end in time: what it held is settled when its holders are silent");
         }
@@ -280,7 +294,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         if let Err(error) = connection.close(CLOSE.min(grace / 8)).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "NATS was not closed in order");
         }
-        admin_stop.cancel();
+        drop(served);
         Ok::<(), SensorError>(())
     });
     Ok(())

@@ -98,7 +98,11 @@ fn passes(error: &DiscoverError) -> bool {
             | CallError::Decode(_)
             | CallError::Auth(_),
         ) => true,
-        _ => false,
+        DiscoverError::ApiVersion(_)
+        | DiscoverError::Group(_)
+        | DiscoverError::Version { .. }
+        | DiscoverError::Kind { .. }
+        | DiscoverError::Plural { .. } => false,
     }
 }
 
@@ -183,7 +187,6 @@ pub(super) fn trigger(config: &mut Config, cluster: Option<&Cluster>, kind: Opti
                 namespace: config.namespace.clone(),
                 prefix: trigger.prefix,
                 template: trigger.template,
-                create_timeout: config.settings.create_timeout,
             }))
         }
         (api::Trigger::Log(trigger), _, _) => Trigger::Log { silent: trigger.silent, level: trigger.level },
@@ -194,14 +197,15 @@ pub(super) fn trigger(config: &mut Config, cluster: Option<&Cluster>, kind: Opti
     }
 }
 
-/// Nobody here grants: say what to do.
+/// Where nobody here grants, says what to do; where nobody needs to, says that.
 pub(super) fn say_how_to_be_granted(config: &Config) {
-    match &config.settings.quota {
+    match config.settings.quota.as_ref().map(|quota| quota.source) {
         None => tracing::info!(
             max_in_flight = config.settings.max_in_flight,
             "gating is off: BACKPRESSURE_QUOTA_NAME is not set; only MAX_IN_FLIGHT bounds what is in hand"
         ),
-        Some(_) => tracing::warn!(
+        Some(Source::Apiserver) => {}
+        Some(Source::Controller) => tracing::warn!(
             "waiting for grants of the jetgate controller; where none is installed, install it or set \
              BACKPRESSURE_SOURCE=apiserver"
         ),

@@ -39,7 +39,6 @@ pub(super) struct KubernetesTrigger {
     pub(super) namespace: String,
     pub(super) prefix: String,
     pub(super) template: Template,
-    pub(super) create_timeout: Duration,
 }
 
 /// What came of a create.
@@ -81,10 +80,10 @@ impl KubernetesTrigger {
         Ok(object)
     }
 
-    /// POSTs the object. The server has half of P, and so has the way there: whatever lands, lands within P.
-    pub(super) async fn create(&self, object: &Value) -> Created {
-        let half = self.create_timeout / 2;
-        match self.cluster.create(&self.kind, &self.namespace, object, half).await {
+    /// POSTs the object, for `limit` at most: what is left of the half of P in which it may be sent. The server has as
+    /// long again, so whatever lands, lands within P of the check.
+    pub(super) async fn create(&self, object: &Value, limit: Duration) -> Created {
+        match self.cluster.create(&self.kind, &self.namespace, object, limit).await {
             Ok(_) => Created::Stored,
             Err(CallError::Refused(status)) => Created::Refused(self.classify(&status)),
             Err(

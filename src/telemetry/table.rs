@@ -310,7 +310,7 @@ metrics! {
     books_writes: IntCounterVec "jetgate_books_writes_total" [Result = WriteResult] One
         "Writes of the books by how they ended.";
     grant_latency: HistogramVec "jetgate_grant_latency_seconds" [] Seconds (GRANT)
-        "Time from the reading that showed room to the grant.";
+        "Time from what made a grant possible (room, or somebody who wants it) to the grant, the write of the books included.";
     build_info: GaugeVec "jetgate_build_info" [Version, Commit] Info
         "The program that runs.";
     process_start: GaugeVec "process_start_time_seconds" [] Seconds

@@ -9,7 +9,7 @@ use super::{
 
 /// A document that no message could be rendered into.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {}{problem}", quoted(expression))]
+#[error("{path}: {}{problem}", written(expression, problem))]
 pub struct TemplateError {
     /// Where in the document, such as `spec.arguments.parameters[0].value`.
     pub path: String,
@@ -204,6 +204,14 @@ pub(super) fn shortened(text: &str) -> String {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
+}
+
+/// As it stands in the document: what is not closed there is not closed here.
+fn written(expression: &str, problem: &TemplateProblem) -> String {
+    if *problem == TemplateProblem::Unclosed {
+        return format!("`${{{{ {}`: ", shortened(expression).trim_end());
+    }
+    quoted(expression)
 }
 
 fn quoted(expression: &str) -> String {

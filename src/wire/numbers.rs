@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Up to so many ranges are put in or taken out one by one: moving the rest costs less than a new set.
+const FEW: usize = 8;
+
 /// A set of credit numbers.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -134,19 +137,23 @@ impl NumberSet {
 
     /// Puts all numbers of another set in.
     pub fn extend(&mut self, other: &Self) {
-        match other.ranges.as_slice() {
-            [] => {}
-            &[(first, last)] => self.insert_range(first, last),
-            _ => *self = self.union(other),
+        if other.ranges.len() <= FEW {
+            for &(first, last) in &other.ranges {
+                self.insert_range(first, last);
+            }
+        } else {
+            *self = self.union(other);
         }
     }
 
     /// Takes all numbers of another set out.
     pub fn subtract(&mut self, other: &Self) {
-        match other.ranges.as_slice() {
-            [] => {}
-            &[(first, last)] => self.remove_range(first, last),
-            _ => *self = self.minus(other),
+        if other.ranges.len() <= FEW {
+            for &(first, last) in &other.ranges {
+                self.remove_range(first, last);
+            }
+        } else {
+            *self = self.minus(other);
         }
     }
 
@@ -158,16 +165,9 @@ impl NumberSet {
         let from = self.ranges.partition_point(|&(_, end)| end < first);
         let to = self.ranges.partition_point(|&(start, _)| start <= last).max(from);
         let mut left = Vec::with_capacity(2);
-        if let Some(&(start, _)) = self.ranges.get(from).filter(|_| from < to) {
-            if start < first {
-                left.push((start, first - 1));
-            }
-        }
-        if let Some(&(_, end)) = to.checked_sub(1).and_then(|at| self.ranges.get(at)).filter(|_| from < to) {
-            if last < end {
-                left.push((last + 1, end));
-            }
-        }
+        let hit = self.ranges.get(from..to).unwrap_or_default();
+        left.extend(hit.first().filter(|(start, _)| *start < first).map(|&(start, _)| (start, first - 1)));
+        left.extend(hit.last().filter(|(_, end)| last < *end).map(|&(_, end)| (last + 1, end)));
         self.ranges.splice(from..to, left);
     }
 

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::error::{Error, Result};
 
 /// One request; the whole answer.
-pub(crate) async fn call(
+pub async fn call(
     method: Method,
     address: SocketAddr,
     path: &str,
@@ -46,8 +46,15 @@ pub(crate) async fn call(
     tokio::time::timeout(limit, exchange).await.map_err(|_elapsed| Error::Timeout { what: what.clone(), limit })?
 }
 
+/// The text of a GET that was answered with success.
+pub async fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<String> {
+    let (status, body) = call(Method::GET, address, path, Bytes::new(), limit).await?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status.is_success() { Ok(text) } else { Err(Error::doing::<String>(format!("GET {path} ({status})"))(text)) }
+}
+
 /// A GET for a readiness probe: `Err` says in words why not yet.
-pub(crate) async fn probe(address: SocketAddr, path: &str) -> Result<(), String> {
+pub async fn probe(address: SocketAddr, path: &str) -> Result<(), String> {
     match call(Method::GET, address, path, Bytes::new(), Duration::from_secs(2)).await {
         Ok((status, _)) if status.is_success() => Ok(()),
         Ok((status, body)) => Err(format!("{path} answers {status} {}", String::from_utf8_lossy(&body))),

@@ -39,6 +39,8 @@ pub enum Action {
     HoldBody,
     /// It is passed on, and when the API server has answered, the connection is reset instead.
     DropReply,
+    /// It is passed on to another API server instead.
+    Via(SocketAddr),
     /// It is not passed on: the connection is reset.
     Cut,
     /// It is not passed on: this is the answer.
@@ -265,7 +267,7 @@ impl HttpFaultProxy {
         format!("https://{}", self.port.address())
     }
 
-    /// Sets a rule. All rules that match act: delays and holds add up, the first answer, cut or dropped reply counts.
+    /// Sets a rule. All rules that match act: delays and holds add up, the first answer, cut, way or dropped reply counts.
     pub fn rule(&self, matching: Matching, action: Action) -> Rule {
         let set = Arc::new(Set {
             matching,

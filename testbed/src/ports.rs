@@ -15,14 +15,14 @@ const FIRST: u16 = 10_000;
 
 /// A port that nobody else of this machine's test beds uses.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     number: u16,
     _lock: File,
 }
 
 impl Port {
     /// Finds a free one and keeps it.
-    pub(crate) fn reserve() -> Result<Self> {
+    pub fn reserve() -> Result<Self> {
         let folder = lock_folder()?;
         let end = ephemeral_start().max(FIRST + 1000);
         let span = u64::from(end - FIRST);
@@ -41,12 +41,12 @@ impl Port {
     }
 
     /// Its number.
-    pub(crate) fn number(&self) -> u16 {
+    pub fn number(&self) -> u16 {
         self.number
     }
 
     /// Its address on the loopback interface.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
 }

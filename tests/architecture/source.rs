@@ -11,6 +11,8 @@ pub(crate) struct Source {
     pub(crate) module: Vec<String>,
     /// All lines.
     pub(crate) lines: usize,
+    /// Modules in files of their own that are declared here under `cfg(test)`.
+    test_modules: Vec<Vec<String>>,
     tokens: Vec<Token>,
 }
 
@@ -20,8 +22,19 @@ struct Token {
     text: String,
 }
 
-/// All files below a folder.
+/// All files below a folder; those of test modules count their lines alone.
 pub(crate) fn read_tree(root: &Path, folder: &str) -> Vec<Source> {
+    let mut sources = read_files(root, folder);
+    let tests: Vec<Vec<String>> = sources.iter().flat_map(|source| source.test_modules.clone()).collect();
+    for source in &mut sources {
+        if tests.iter().any(|test| source.module.starts_with(test)) {
+            source.tokens.clear();
+        }
+    }
+    sources
+}
+
+fn read_files(root: &Path, folder: &str) -> Vec<Source> {
     let mut entries: Vec<_> =
         fs::read_dir(root.join(folder)).expect("a folder").map(|entry| entry.expect("an entry")).collect();
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -29,12 +42,26 @@ pub(crate) fn read_tree(root: &Path, folder: &str) -> Vec<Source> {
     for entry in entries {
         let path = format!("{folder}/{}", entry.file_name().to_str().expect("a plain name"));
         if entry.file_type().expect("a type").is_dir() {
-            sources.extend(read_tree(root, &path));
+            sources.extend(read_files(root, &path));
         } else if path.ends_with(".rs") {
             sources.push(Source::new(&path, &fs::read_to_string(entry.path()).expect("a text")));
         }
     }
     sources
+}
+
+/// The modules that a file declares by `#[cfg(test)]` and, in one of the next lines, `mod name;`.
+fn declared_tests(module: &[String], text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut under_test = false;
+    for line in text.lines().map(str::trim) {
+        let name = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
+        if let Some(name) = name.filter(|_| under_test) {
+            found.push(module.iter().cloned().chain([name.to_owned()]).collect());
+        }
+        under_test = line == "#[cfg(test)]" || (under_test && line.starts_with("#["));
+    }
+    found
 }
 
 impl Source {
@@ -45,12 +72,13 @@ impl Source {
         if module.last().is_some_and(|last| last == "mod") {
             module.pop();
         }
-        // Files of test modules; the code declares them under `cfg(test)`.
+        let test_modules = declared_tests(&module, text);
         let test = module.iter().any(|part| part == "tests");
         Self {
             path: path.to_owned(),
             module,
             lines: text.lines().count(),
+            test_modules,
             tokens: if test { Vec::new() } else { without_tests(tokens(text)) },
         }
     }

@@ -1,6 +1,6 @@
 //! What happens to the world from outside, and how a schedule comes to rest.
 
-use crate::world::{Event, LEASE, LIVES, World};
+use crate::world::{Event, LEASE, LIVES, Mutant, World};
 
 impl World {
     /// One schedule: some chaos, then rest, then want everywhere.
@@ -16,8 +16,10 @@ impl World {
         let first = self.rng.between(200, 2_000);
         self.schedule(first, Event::Chaos);
         let end = self.rng.between(5_000, 40_000);
+        // Whether all comes to rest is asked of every third schedule, because coming to rest takes long.
+        let rests = self.rng.chance(33);
         self.run_until(end);
-        if self.violation.is_some() {
+        if self.violation.is_some() || !rests {
             return;
         }
         self.come_to_rest();
@@ -103,7 +105,11 @@ impl World {
                     self.new_holder(None);
                 }
             }
-            71..80 => self.adopt(),
+            71..84 if self.mutant == Mutant::OldLeaderLives && self.leaders.len() > 1 => {}
+            71..80 => {
+                self.adopt();
+                self.some_hear_the_old_one();
+            }
             80..84 => {
                 if let Some(at) = self.current() {
                     self.leader_ends(at);
@@ -117,6 +123,14 @@ impl World {
                     self.leaders[at].watching = false;
                     let after = self.rng.between(10, 6_000);
                     self.schedule(after, Event::Relist(at));
+                }
+            }
+            92..96 => {
+                let newest = self.leaders.len() - 1;
+                if let Some(at) = self.some_holder() {
+                    let until = self.now + self.rng.between(1_000, 2 * (LEASE + LIVES));
+                    self.say(|| format!("h{at} and leader {newest} do not hear each other until {until}"));
+                    self.cuts.push((at, newest, until));
                 }
             }
             _ => {

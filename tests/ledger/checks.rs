@@ -39,10 +39,11 @@ impl World {
         let out =
             |by: usize, number: u64| unseen.get(self.holders[by].id()).is_some_and(|numbers| numbers.contains(number));
         for (name, object) in &self.objects {
-            if let Some((by, number)) = object.by {
-                if !objects.contains_key(name) && !out(by, number) {
-                    return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
-                }
+            if let Some((by, number)) = object.by
+                && !objects.contains_key(name)
+                && !out(by, number)
+            {
+                return Some(format!("V1: {name} of h{by}/{number} exists and is not counted"));
             }
         }
         for post in self.posts.iter().filter(|post| post.flying) {
@@ -76,12 +77,16 @@ impl World {
     pub(crate) fn check_grants(&mut self, at: usize, books: &Books) {
         let mut limit = None;
         for (id, book) in &books.holders {
-            let top = self.leaders[at].tops.insert(id.clone(), book.top).unwrap_or(0);
-            if book.top > top {
+            let top = self.leaders[at].tops.get(id).copied().unwrap_or(0);
+            // What a stranger to the books claims is counted, and granted to nobody.
+            let mut holders = self.leaders[at].ledger.holders();
+            let dead = holders.any(|(known, phase, _)| known == id && matches!(phase, Phase::Dead { .. }));
+            if book.top > top && !dead {
                 let Some(sim) = self.holders.iter().find(|sim| sim.id() == id) else { continue };
                 limit = limit.max(Some(self.limit_of(sim.ratio)));
             }
         }
+        self.leaders[at].tops = books.holders.iter().map(|(id, book)| (id.clone(), book.top)).collect();
         let Some(limit) = limit.filter(|_| self.clean && self.current() == Some(at)) else { return };
         let ledger = &self.leaders[at].ledger;
         let out: u64 = ledger.unseen().map(|(_, numbers)| numbers.len()).sum();
@@ -117,7 +122,9 @@ impl World {
             }
         }
         if let Some(sim) = self.holders.iter().find(|sim| sim.alive && !sim.retired && !sim.holder.is_settled()) {
-            wrong = Some(format!("V5: {} is not settled: {:?}", sim.id(), sim.holder));
+            let holder = &sim.holder;
+            let (unused, busy, made) = (holder.unused(), holder.busy(), holder.made_count());
+            wrong = Some(format!("V5: {} is not settled: {unused} unused, {busy} busy, {made} made", sim.id()));
         }
         let live = ledger.live(&self.kind).and_then(LiveState::count);
         if live != Some(self.objects.len() as u64) {

@@ -102,7 +102,7 @@ impl World {
         let sim = &mut self.holders[at];
         let report = sim.holder.report(sim.want, now);
         for leader in 0..self.leaders.len() {
-            if !self.leaders[leader].acting || self.lost() {
+            if !self.leaders[leader].acting || self.lost_between(at, leader) {
                 continue;
             }
             let copies = if !self.calm && self.rng.chance(4) { 2 } else { 1 };
@@ -146,6 +146,14 @@ impl World {
         if effect.restart {
             // What is in hand is resolved under the old numbers; new messages get a new holder.
             self.holders[at].retired = true;
+            if self.mutant == Mutant::PostsAgain {
+                for id in 0..self.posts.len() {
+                    if self.posts[id].holder == at && self.posts[id].waiting && !self.posts[id].flying {
+                        self.posts[id].flying = true;
+                        self.schedule(50, Event::Commit(id));
+                    }
+                }
+            }
             if !self.holders[at].leaving {
                 let like = (self.holders[at].ratio, self.holders[at].cpu);
                 self.new_holder(Some(like));

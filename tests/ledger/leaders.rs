@@ -7,7 +7,7 @@ use jetgate::gate::QuotaView;
 use jetgate::ledger::{Action, Ledger, LedgerOptions, QuotaUpdate, SeenObject};
 use jetgate::wire::{Books, Report};
 
-use crate::world::{Event, LIVES, LeaderSim, Mutant, World};
+use crate::world::{Event, LEASE, LIVES, LeaderSim, Mutant, World};
 
 impl World {
     /// A new leader writes its epoch into the books and reads them. Its predecessor does not know.
@@ -49,6 +49,19 @@ impl World {
         self.quotas_asked(at, after, false);
         self.schedule(5_000, Event::Bookmark(at));
         self.act(at);
+    }
+
+    /// Some holders do not hear the newest leader for a while: only its predecessor.
+    pub(crate) fn some_hear_the_old_one(&mut self) {
+        let newest = self.leaders.len() - 1;
+        for at in 0..self.holders.len() {
+            let forever = self.mutant == Mutant::OldLeaderLives;
+            if forever || self.rng.chance(20) {
+                let long = if forever { 60_000 } else { self.rng.between(1_000, LEASE + 2 * LIVES) };
+                let until = self.now + long;
+                self.cuts.push((at, newest, until));
+            }
+        }
     }
 
     pub(crate) fn leader_ends(&mut self, at: usize) {
@@ -238,7 +251,9 @@ impl World {
         let leader = &mut self.leaders[at];
         leader.writing = false;
         if !written {
-            self.leader_ends(at);
+            if self.mutant != Mutant::OldLeaderLives {
+                self.leader_ends(at);
+            }
             return;
         }
         if self.mutant != Mutant::GrantsUnconfirmed {
@@ -305,7 +320,7 @@ impl World {
                         self.violate("a grant for nobody");
                         return;
                     };
-                    if self.lost() {
+                    if self.lost_between(holder, at) {
                         return;
                     }
                     let copies = if !self.calm && self.rng.chance(4) { 2 } else { 1 };

@@ -37,6 +37,8 @@ pub(crate) enum Mutant {
     LateLease,
     /// A deposed leader goes on answering for as long as nobody tells it.
     OldLeaderLives,
+    /// A holder that was taken for dead posts once more what it had in hand.
+    PostsAgain,
     /// What is taken for dead and comes back goes on under its old id.
     IgnoresRestart,
 }
@@ -200,6 +202,8 @@ pub(crate) struct World {
     pub(crate) leaders: Vec<LeaderSim>,
     pub(crate) holders: Vec<HolderSim>,
     pub(crate) posts: Vec<Post>,
+    /// Holder and leader that do not hear each other, until when.
+    pub(crate) cuts: Vec<(usize, usize, u64)>,
     pub(crate) violation: Option<Violation>,
 }
 
@@ -240,6 +244,7 @@ impl World {
             leaders: Vec::new(),
             holders: Vec::new(),
             posts: Vec::new(),
+            cuts: Vec::new(),
             violation: None,
         }
     }
@@ -279,6 +284,13 @@ impl World {
             1..=3 => self.rng.between(100, 1_500),
             _ => self.rng.between(1, 60),
         }
+    }
+
+    /// Whether a message between these two is lost.
+    pub(crate) fn lost_between(&mut self, holder: usize, leader: usize) -> bool {
+        let now = self.now;
+        let cut = !self.calm && self.cuts.iter().any(|cut| (cut.0, cut.1) == (holder, leader) && now < cut.2);
+        cut || self.lost()
     }
 
     pub(crate) fn lost(&mut self) -> bool {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use testbed::control_plane::Login;
+use testbed::control_plane::{Login, ServiceAccount};
 use testbed::process::{Process, Spec};
-use testbed::{ControlPlane, Nats, Referee, Resource, Verdict, wait};
+use testbed::{ControlPlane, HttpFaultProxy, Nats, Referee, Resource, Verdict, wait};
 
 /// Long enough for a loaded machine of two cores; a test that needs it has failed anyway.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
@@ -28,6 +28,7 @@ pub(crate) struct Stage<'p> {
     folder: tempfile::TempDir,
     env: BTreeMap<String, String>,
     file: String,
+    log: String,
 }
 
 /// The sensor file of most tests: a Workflow per message.
@@ -102,6 +103,7 @@ impl<'p> Stage<'p> {
             folder: tempfile::tempdir().unwrap(),
             env,
             file,
+            log: "sensor".to_owned(),
         }
     }
 
@@ -134,7 +136,7 @@ impl<'p> Stage<'p> {
     pub(crate) fn spec(&self) -> Spec {
         let path = self.folder.path().join("sensor.yaml");
         std::fs::write(&path, &self.file).unwrap();
-        let log = self.folder.path().join(format!("{}.log", self.sensor));
+        let log = self.folder.path().join(format!("{}.log", self.log));
         let mut spec = Spec::new("jetgate", env!("CARGO_BIN_EXE_jetgate"), ["sensor"], log)
             .env("SENSOR_FILE", path.to_string_lossy())
             .env("KUBECONFIG", self.kubeconfig.to_string_lossy())
@@ -157,6 +159,15 @@ impl<'p> Stage<'p> {
         Sensor { process: Process::spawn(self.spec()).unwrap() }
     }
 
+    /// Starts the sensor with an empty log.
+    pub(crate) fn spawn_anew(&self) -> Sensor {
+        let spec = self.spec();
+        if spec.log.exists() {
+            std::fs::remove_file(&spec.log).unwrap();
+        }
+        Sensor { process: Process::spawn(spec).unwrap() }
+    }
+
     pub(crate) fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.nats.clone())
     }
@@ -164,10 +175,15 @@ impl<'p> Stage<'p> {
     /// Publishes messages with ids from..to and waits for their acknowledgement.
     pub(crate) async fn publish(&self, ids: std::ops::Range<usize>) {
         let js = self.jetstream();
-        let mut acks = Vec::new();
+        let mut acks = std::collections::VecDeque::new();
         for id in ids {
+            // The client waits for ever where too many acknowledgements are not taken.
+            if acks.len() >= 500 {
+                let oldest: jetstream::context::PublishAckFuture = acks.pop_front().unwrap();
+                oldest.await.unwrap();
+            }
             let payload = json!({"id": format!("{id}")}).to_string();
-            acks.push(js.publish(format!("{}.order", self.stream), payload.into()).await.unwrap());
+            acks.push_back(js.publish(format!("{}.order", self.stream), payload.into()).await.unwrap());
         }
         for ack in acks {
             ack.await.unwrap();
@@ -197,12 +213,99 @@ impl<'p> Stage<'p> {
             .unwrap();
     }
 
+    /// A service account of the stage's namespace with these rules, and a token of it.
+    pub(crate) async fn token(&self, rules: &Value) -> String {
+        let account = self.plane.service_account(&self.namespace, "sensor", rules).await.unwrap();
+        self.plane.sign_token(&account, Duration::from_secs(3600)).unwrap()
+    }
+
+    /// The sensor reaches the API server through this proxy, as a service account with the rights that it needs.
+    pub(crate) async fn behind(&mut self, proxy: &HttpFaultProxy) -> &mut Self {
+        let token = self.token(&sensor_rules(&["create", "get", "list", "watch"])).await;
+        self.kubeconfig = self.plane.kubeconfig_at(&Login::Token(token), &proxy.url()).unwrap();
+        self
+    }
+
+    /// The leader's public word on the quota `team`.
+    pub(crate) async fn signal(&self) -> Option<Value> {
+        let bucket = self.jetstream().get_key_value("jetgate-capacity").await.ok()?;
+        let value = bucket.get(format!("{}.team", self.namespace)).await.ok()??;
+        serde_json::from_slice(&value).ok()
+    }
+
+    /// Waits for a signal on its first resource.
+    pub(crate) async fn until_signal(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let found = wait::until(what, LONG, || async {
+            let resource = self.signal().await?["resources"].get(0)?.clone();
+            holds(&resource).then_some(resource)
+        });
+        match found.await {
+            Ok(resource) => resource,
+            Err(error) => panic!("{error}; it is {:?}", self.signal().await),
+        }
+    }
+
     /// Dead letters so far.
     pub(crate) async fn dead_letters(&self) -> u64 {
         match self.jetstream().get_stream(format!("{}-dead", self.stream)).await {
             Ok(stream) => stream.cached_info().state.messages,
             Err(_) => 0,
         }
+    }
+
+    /// A log file of its own for the next sensor that is started, beside the first one.
+    pub(crate) fn own_log(&mut self, name: &str) -> &mut Self {
+        name.clone_into(&mut self.log);
+        self
+    }
+
+    /// A service account with the rights of a sensor that leads itself.
+    pub(crate) async fn account(&self) -> ServiceAccount {
+        let rules = json!([
+            {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "update"]},
+            {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["create", "get", "list", "watch"]},
+        ]);
+        self.plane.service_account(&self.namespace, "sensor", &rules).await.unwrap()
+    }
+
+    /// Reaches the API server at another address, such as a proxy's, with a token.
+    pub(crate) async fn login_at(&mut self, url: &str) -> &mut Self {
+        let account = self.account().await;
+        let token = self.plane.sign_token(&account, Duration::from_secs(3600)).unwrap();
+        self.kubeconfig = self.plane.kubeconfig_at(&Login::Token(token), url).unwrap();
+        self
+    }
+
+    /// Deletes every object that is alive, and waits until that is seen.
+    pub(crate) async fn delete_all(&self, referee: &Referee) {
+        let objects = Resource::workflows();
+        for name in self.plane.names(&objects, &self.namespace).await.unwrap() {
+            self.plane.delete(&objects, &self.namespace, &name).await.unwrap();
+        }
+        referee.until_alive(0, LONG).await.unwrap();
+    }
+
+    /// Created in the end and acknowledged, each once, nothing dead.
+    pub(crate) async fn until_exact(&self, referee: &Referee, sensor: &Sensor, messages: usize) -> Verdict {
+        referee
+            .until_created(messages, LONG)
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+        self.until_drained().await;
+        let verdict = self.verdict(referee, messages);
+        assert!(verdict.is_clean(), "{verdict}\n{}", sensor.process.last_log_lines(30));
+        // A POST that was given up may have been carried out all the same, and is then logged with another code.
+        assert!(verdict.created == messages && verdict.posts_201 <= messages, "{verdict}");
+        assert_eq!(self.dead_letters().await, 0);
+        verdict
+    }
+
+    /// How often the consumer has handed out messages, by the server's count (a killed server counts from before).
+    pub(crate) async fn handed_out(&self) -> u64 {
+        let stream = self.jetstream().get_stream(&self.stream).await.unwrap();
+        let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(&self.sensor).await.unwrap();
+        consumer.get_info().await.unwrap().delivered.consumer_sequence
     }
 }
 
@@ -308,6 +411,15 @@ impl Sensor {
         self.process.terminate().unwrap();
         self.process.wait_exit(Duration::from_secs(40)).await.unwrap().code()
     }
+}
+
+/// The rules of a sensor's Role, with these verbs on workflows.
+pub(crate) fn sensor_rules(verbs: &[&str]) -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": verbs},
+    ])
 }
 
 /// A plain HTTP GET on loopback.

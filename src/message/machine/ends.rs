@@ -100,15 +100,16 @@ impl Machine {
     // ---- the ends ----
 
     pub(super) fn blocked(&mut self, block: Block, why: Why, actions: &mut Actions) {
-        self.number_back(actions);
+        // First the block: who hears of the number again knows already that it is not to be used.
         actions.push(Action::Block(block));
+        self.number_back(actions);
         self.give_up_growing(why, actions);
     }
 
     /// As `blocked`, for what ends by itself when the quota moves.
     pub(super) fn refused_by_quota(&mut self, block: Block, why: Why, actions: &mut Actions) {
-        self.number_back(actions);
         actions.push(Action::Block(block));
+        self.number_back(actions);
         self.give_up(why, retry::refused(self.handed.delivered, self.seed), actions);
     }
 

@@ -130,20 +130,6 @@ fn a_lost_end_is_noticed_by_the_floor_too() {
 }
 
 #[test]
-fn a_gap_of_unknown_end_is_bounded_later() {
-    let mut record = record(&[3]);
-    record.mark_gap(u64::MAX);
-    assert!(record.gap_is_open() && record.in_doubt(1_000_000));
-    let mut record = Record::decode(&record.encode().unwrap()).unwrap();
-    assert!(record.gap_is_open());
-    record.bound_gap(10);
-    assert!(!record.gap_is_open() && record.in_doubt(10) && !record.in_doubt(11));
-    record.bound_gap(12);
-    assert!(record.in_doubt(12), "what was handed out since the last look, and before the list, is in the gap");
-    assert_eq!(record.gaps(), 1);
-}
-
-#[test]
 fn a_sequence_with_a_later_time_is_another_message() {
     let mut record = record(&[890, 900, 901, 1_000]);
     // The stream went back to 895 and gives 900 again, an hour later.

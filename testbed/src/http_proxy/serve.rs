@@ -1,5 +1,7 @@
-//! The connections of the proxy: one to the API server for each of a client, as if it were not there.
+//! The connections of the proxy: one to each API server for each of a client, as if it were not there.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +54,7 @@ async fn serve(inner: &Arc<Inner>, client: TcpStream) {
     let Ok(stream) = inner.acceptor.accept(client).await else {
         return;
     };
-    let upstream = Arc::new(Upstream { inner: Arc::clone(inner), sender: Mutex::new(None) });
+    let upstream = Arc::new(Upstream { inner: Arc::clone(inner), senders: Mutex::default() });
     let service = service_fn(move |request| {
         let upstream = Arc::clone(&upstream);
         async move { upstream.answer(request).await }
@@ -63,7 +65,7 @@ async fn serve(inner: &Arc<Inner>, client: TcpStream) {
 
 struct Upstream {
     inner: Arc<Inner>,
-    sender: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    senders: Mutex<HashMap<SocketAddr, SendRequest<Full<Bytes>>>>,
 }
 
 impl Upstream {
@@ -76,6 +78,7 @@ impl Upstream {
         for set in &acting {
             set.count();
         }
+        let mut via = None;
         for set in &acting {
             match &set.action {
                 Action::DelayBefore(delay) => tokio::time::sleep(*delay).await,
@@ -89,10 +92,14 @@ impl Upstream {
                     }
                     return response.body(whole(Bytes::from(body.to_string()))).map_err(broken);
                 }
+                Action::Via(address) => {
+                    via.get_or_insert(*address);
+                }
                 Action::Count | Action::DelayAfter(_) | Action::HoldAfter | Action::HoldBody | Action::DropReply => {}
             }
         }
-        let response = self.pass_on(Request::from_parts(parts, Full::new(body))).await?;
+        let upstream = via.unwrap_or(self.inner.upstream);
+        let response = self.pass_on(upstream, Request::from_parts(parts, Full::new(body))).await?;
         let mut held: Option<watch::Receiver<bool>> = None;
         for set in &acting {
             match &set.action {
@@ -104,7 +111,12 @@ impl Upstream {
                     response.into_body().collect().await.map_err(broken)?;
                     return Err(broken("reply dropped"));
                 }
-                Action::Count | Action::DelayBefore(_) | Action::HoldBefore | Action::Cut | Action::Answer { .. } => {}
+                Action::Count
+                | Action::DelayBefore(_)
+                | Action::HoldBefore
+                | Action::Via(_)
+                | Action::Cut
+                | Action::Answer { .. } => {}
             }
         }
         Ok(response.map(|body| match held {
@@ -113,19 +125,20 @@ impl Upstream {
         }))
     }
 
-    /// Sends it over this client's own connection to the API server.
-    async fn pass_on(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
-        let mut slot = self.sender.lock().await;
-        let sender = match slot.as_mut().filter(|sender| !sender.is_closed()) {
-            Some(sender) => sender,
-            None => slot.insert(self.connect().await?),
+    /// Sends it over this client's own connection to that API server.
+    async fn pass_on(&self, to: SocketAddr, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Broken> {
+        let mut senders = self.senders.lock().await;
+        senders.retain(|_, sender| !sender.is_closed());
+        let sender = match senders.entry(to) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(self.connect(to).await?),
         };
         sender.ready().await.map_err(broken)?;
         sender.send_request(request).await.map_err(broken)
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Broken> {
-        let stream = TcpStream::connect(self.inner.upstream).await?;
+    async fn connect(&self, to: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Broken> {
+        let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let stream = self.inner.connector.connect(stream).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

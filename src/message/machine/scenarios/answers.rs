@@ -29,7 +29,7 @@ fn a_full_quota_returns_the_number_and_blocks() {
     let mut bench = Bench::fresh().created_is_ordered();
     assert_eq!(
         bench.on(Event::Refused(Answer::QuotaExceeded(full()))),
-        [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]
+        [Action::Block(Block::QuotaRefused(full())), RETURN, refused(1)]
     );
     bench.naks_for(Why::QuotaRefused);
 }
@@ -49,7 +49,7 @@ fn a_refusal_that_contradicts_the_view_is_tried_again_for_100_ms() {
     bench.now = first + ms(100);
     assert_eq!(
         bench.on(Event::Refused(Answer::QuotaExceeded(full()))),
-        [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]
+        [Action::Block(Block::QuotaRefused(full())), RETURN, refused(1)]
     );
 }
 
@@ -58,7 +58,7 @@ fn a_slow_lookup_ends_the_contradiction() {
     let mut bench = Bench::build(|_, _, facts, _| facts.contradicted = true).created_is_ordered();
     bench.on(Event::Refused(Answer::QuotaExceeded(full())));
     bench.wait();
-    assert_eq!(bench.later(ms(200), absent()), [RETURN, Action::Block(Block::QuotaRefused(full())), refused(1)]);
+    assert_eq!(bench.later(ms(200), absent()), [Action::Block(Block::QuotaRefused(full())), RETURN, refused(1)]);
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn what_is_refused_whatever_the_message_blocks_and_buries_nothing() {
     ];
     for (answer, block, nak, why) in cases {
         let mut bench = Bench::fresh().created_is_ordered();
-        let mut want = vec![RETURN];
-        want.extend(block.map(Action::Block));
+        let mut want: Vec<Action> = block.map(Action::Block).into_iter().collect();
+        want.push(RETURN);
         want.push(nak);
         assert_eq!(bench.on(Event::Refused(answer)), want);
         bench.naks_for(why);

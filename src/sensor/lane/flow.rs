@@ -1,0 +1,178 @@
+//! What follows from the lane's state: reports, pulls, and what is shown.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{Lane, PULL_PAUSE};
+use crate::clock;
+use crate::gate::{GateFacts, Heard, Reason, Reasons};
+use crate::jetstream::{PullError, Puller};
+use crate::sensor::block::LocalBlock;
+use crate::sensor::board::Shown;
+
+/// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
+const PULL_EXPIRES: Duration = Duration::from_secs(1);
+/// Pulls that may be outstanding at once: while one is being filled the next is on its way.
+const PULLS: u64 = 4;
+/// The pause after a report that found the leader's queue full.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the lane shows that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+
+impl Lane {
+    /// Reports, pulls and shows what the state asks for.
+    pub(super) async fn pump(&mut self, puller: &mut Puller) {
+        let now = clock::now();
+        if self.stopping.is_some() && self.in_hand.is_empty() && puller.outstanding() == 0 {
+            self.credits.leave();
+        }
+        self.report(now);
+        self.pull(puller, now).await;
+        self.shared.publish_lease(self.credits.holder_id(), self.credits.lease_until());
+        self.show(puller, clock::now());
+    }
+
+    fn report(&mut self, now: Instant) {
+        let due = self.reported_at.is_none_or(|at| now >= at + self.credits.report_interval());
+        let news = due || self.credits.is_dirty();
+        if !self.credits.is_gated() || !news || self.report_not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        let want = self.want(now);
+        match self.reports.try_reserve() {
+            Ok(permit) => {
+                if let Some(report) = self.credits.report(want, now) {
+                    permit.send(report);
+                }
+                self.reported_at = Some(now);
+                self.report_not_before = None;
+            }
+            // The leader has reports to read, or does not lead yet: this one goes later, as new as it then is.
+            Err(TrySendError::Full(())) => self.report_not_before = Some(now + REPORT_PAUSE),
+            // Nobody leads from this process.
+            Err(TrySendError::Closed(())) => self.report_not_before = Some(now + self.credits.report_interval()),
+        }
+    }
+
+    /// How many more numbers the lane could use.
+    fn want(&self, now: Instant) -> u64 {
+        if self.stopping.is_some() || !self.known_connection.up {
+            return 0;
+        }
+        let unused = self.credits.unused();
+        if let Some(block) = &self.block {
+            return u64::from(unused == 0 && block.may_probe(now));
+        }
+        let room = self.settings.max_in_flight.saturating_sub(self.in_hand.len() as u64).saturating_sub(unused);
+        if self.credits.others_wait() {
+            let waiting = *self.waiting.borrow();
+            let work = waiting.pending.unwrap_or(0).saturating_add(waiting.ack_pending.unwrap_or(0));
+            return room.min(work.saturating_sub(unused));
+        }
+        room
+    }
+
+    async fn pull(&mut self, puller: &mut Puller, now: Instant) {
+        if self.stopping.is_some()
+            || !self.known_connection.up
+            || self.pull_not_before.is_some_and(|at| now < at)
+            || !self.credits.may_use(now)
+        {
+            return;
+        }
+        let outstanding = puller.outstanding();
+        let in_hand = self.in_hand.len() as u64;
+        let mut free = self.credits.ready(in_hand, self.settings.max_in_flight).saturating_sub(outstanding);
+        if let Some(block) = &self.block {
+            free = if block.may_probe(now) && outstanding == 0 { free.min(1) } else { 0 };
+        }
+        // Small pulls beside a large one cost more than they bring; alone, a single credit is worth one at once.
+        let window = outstanding.saturating_add(in_hand).saturating_add(free);
+        if free == 0 || (outstanding > 0 && free.saturating_mul(PULLS) < window) {
+            return;
+        }
+        let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
+        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50)).min(self.settings.max_expires);
+        match puller.pull(free.min(self.settings.max_batch), expires).await {
+            Ok(()) => {}
+            Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
+                tracing::debug!(error = %error, "no pull now");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+            }
+            Err(error @ (PullError::Subscribe(_) | PullError::Publish(_))) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a pull could not be sent; trying on");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+            }
+        }
+    }
+
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
+        let report = if self.credits.is_dirty() {
+            now
+        } else {
+            self.reported_at.map_or(now, |at| at + self.credits.report_interval())
+        };
+        let report = self.report_not_before.map_or(report, |at| report.max(at));
+        let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
+        let pull = self.pull_not_before.filter(|at| *at > now);
+        let lease = self.credits.lease_until().filter(|at| *at > now);
+        let reminder = self.reminder.deadline().filter(|at| *at > now);
+        let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
+        let report = if self.credits.is_gated() { Some(report.max(now + Duration::from_millis(1))) } else { None };
+        [report, block, pull, lease, reminder, announce, self.stopping, Some(now + BEAT)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + BEAT)
+    }
+
+    /// Brings gate, log, metrics and board to what is true now.
+    fn show(&mut self, puller: &Puller, now: Instant) {
+        let waiting = *self.waiting.borrow();
+        let grant = self.credits.last_grant();
+        let heard = match grant {
+            None => Heard::Never,
+            Some(_) if !self.credits.may_use(now) => Heard::Over,
+            Some(grant) => Heard::Live(grant.reason),
+        };
+        let local = Reasons::NONE
+            .with_if(!self.known_connection.up, Reason::NatsDown)
+            .with_if(waiting.paused, Reason::ConsumerPaused)
+            // The cause of there being no grant, and none for as long as there is one.
+            .with_if(*self.api_down.borrow() && !self.credits.may_use(now), Reason::ApiDown)
+            .with_if(self.stopping.is_some(), Reason::Shutdown);
+        let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
+        let facts = GateFacts {
+            credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),
+            in_hand: self.credits.busy(),
+            heard: if self.credits.is_gated() { heard } else { Heard::Live(None) },
+            local,
+        };
+        if let Some(transition) = self.gate.update(facts, now) {
+            let detail = match (&self.block, grant) {
+                (Some(block), _) => block.detail.clone(),
+                (None, Some(grant)) => grant.detail.clone(),
+                (None, None) => String::new(),
+            };
+            tracing::debug!(from = %transition.from, to = %transition.to, detail, "gate moved");
+            self.detail = detail;
+        }
+        if let Some(said) = self.announcer.due(&self.gate, now) {
+            self.board.say(&said, &self.detail);
+        }
+        self.shared.metrics.blocked.set(self.gate.gauge());
+        if let Some(reminded) = self.reminder.due(&self.gate, waiting.pending, now) {
+            tracing::info!(
+                reason = reminded.reason.as_str(),
+                blocked_seconds = reminded.lasted.as_secs(),
+                waiting = reminded.waiting,
+                detail = grant.map_or("", |grant| grant.detail.as_str()),
+                "still blocked"
+            );
+        }
+        let shown =
+            Shown { in_hand: self.in_hand.len(), outstanding: puller.outstanding(), waiting, detail: &self.detail };
+        self.board.show(&self.gate, &self.credits, &shown, now);
+    }
+}

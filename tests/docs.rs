@@ -1,0 +1,50 @@
+//! The pages of `docs/` that are made from tables in the code say what the code says. `make docs` writes them.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::Path;
+
+/// Everything above this line of a page is written by people.
+const MARK: &str = "<!-- The rest is written by `make docs`. -->\n\n";
+
+/// Compares a page with what it must be, or writes it where that is asked for.
+fn page(name: &str, expected: impl FnOnce(&str) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    let expected = expected(&found);
+    if std::env::var_os("JETGATE_WRITE_DOCS").is_some() {
+        std::fs::write(&path, expected).unwrap();
+        return;
+    }
+    let differs = found.lines().zip(expected.lines()).position(|(found, expected)| found != expected);
+    assert!(
+        found == expected,
+        "docs/{name} is out of date (first at line {}): run `make docs`",
+        differs.map_or_else(|| "its end".to_owned(), |line| (line + 1).to_string())
+    );
+}
+
+/// What people wrote, and then the table.
+fn below_the_mark(found: &str, table: &str) -> String {
+    let (head, _) = found.split_once(MARK).expect("the page has the line below which the table stands");
+    format!("{head}{MARK}{table}")
+}
+
+#[test]
+fn settings() {
+    page("settings.md", |found| below_the_mark(found, &jetgate::api::markdown()));
+}
+
+#[test]
+fn templates() {
+    page("templates.md", |found| below_the_mark(found, &jetgate::template::functions::markdown()));
+}
+
+#[test]
+fn metrics() {
+    page("metrics.md", |_| jetgate::telemetry::markdown());
+}
+
+#[test]
+fn reasons() {
+    page("reasons.md", |_| jetgate::gate::Reason::markdown());
+}

@@ -1,0 +1,283 @@
+//! What the quota says, and what that means while a sensor runs: trickles, long waits, foreign writers, other quotas,
+//! a limit that sinks, many objects of others.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use testbed::http_proxy::{Action, Matching};
+use testbed::{ControlPlane, Finisher, HttpFaultProxy, Nats, Pace, Referee, Resource, wait};
+
+use crate::support::{LONG, Sensor, Stage};
+
+fn say(sensor: &Sensor) -> impl Fn(testbed::Error) + '_ {
+    |error| panic!("{error}\n{}", sensor.process.last_log_lines(20))
+}
+
+/// Waits for so many created objects and says how long that took.
+async fn timed(referee: &Referee, sensor: &Sensor, created: usize) -> Duration {
+    let begun = Instant::now();
+    referee.until_created(created, LONG).await.unwrap_or_else(say(sensor));
+    begun.elapsed()
+}
+
+fn describe(what: &str, mut took: Vec<Duration>) -> Duration {
+    took.sort_unstable();
+    let longest = *took.last().unwrap();
+    eprintln!("{what}: median {:?}, longest {longest:?} of {}", took[took.len() / 2], took.len());
+    longest
+}
+
+/// Nothing here is freed by time but the sensor's own safety read, every 30 s by default: whoever needs that to go on
+/// waits for an event that does not come.
+const NEVER_BY_AN_EVENT: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trickle_waits_for_no_event_that_does_not_come() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "trickle", "75").await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..36).await;
+    timed(&referee, &sensor, 36).await;
+    let mut took = Vec::new();
+    for id in 36..71 {
+        stage.publish(id..id + 1).await;
+        took.push(timed(&referee, &sensor, id + 1).await);
+    }
+    let longest = describe("trickle below the limit", took);
+    assert!(longest < NEVER_BY_AN_EVENT, "{longest:?}");
+
+    // At full use: one release, one create.
+    sensor.until_reason(Some("at_limit")).await;
+    stage.publish(71..101).await;
+    let finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::OnDemand).await.unwrap();
+    let mut took = Vec::new();
+    for created in 72..=101 {
+        finisher.finish_one().await.unwrap().unwrap();
+        took.push(timed(&referee, &sensor, created).await);
+        assert!(referee.tally().created() <= created, "one release, one create");
+    }
+    let longest = describe("one release at a time at full use", took);
+    assert!(longest < NEVER_BY_AN_EVENT, "{longest:?}");
+    stage.until_drained().await;
+    let verdict = stage.verdict(&referee, 101);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.most_alive <= 71, "{verdict}");
+    assert_eq!(verdict.refusals_403, 0, "{verdict}");
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+/// What a peer loses 45 of: nothing is freed for 30 s, then everything is.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_nothing_is_freed_for_30_seconds() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "peer", "75").await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..120).await;
+    referee.until_alive(71, LONG).await.unwrap_or_else(say(&sensor));
+    sensor.until_reason(Some("at_limit")).await;
+    let full = Instant::now();
+    // The wait is the test: longer than ack_wait (6 s), lease (3 s) and a watch (3 s).
+    referee
+        .until("30 s at full use", LONG, |_| full.elapsed() > Duration::from_secs(30))
+        .await
+        .unwrap_or_else(say(&sensor));
+    assert_eq!(referee.tally().created(), 71, "none early");
+    assert_eq!(stage.waiting().await, (49, 0), "what has no room waits in the stream");
+    let finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::OnDemand).await.unwrap();
+    assert_eq!(finisher.finish_all().await.unwrap(), 71);
+    referee.until_created(120, LONG).await.unwrap_or_else(say(&sensor));
+    stage.until_drained().await;
+    let verdict = stage.verdict(&referee, 120);
+    eprintln!("nothing freed for 30 s: {verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.most_alive <= 71, "{verdict}");
+    assert_eq!((verdict.refusals_403, verdict.posts), (0, 120), "{verdict}");
+    assert_eq!(stage.dead_letters().await, 0);
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_writer_takes_the_last_slot_between_grant_and_create() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let proxy = HttpFaultProxy::start(plane).await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "foreign", "5").await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").behind(&proxy).await;
+    let workflows = Resource::workflows();
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..4).await;
+    referee.until_created(4, LONG).await.unwrap_or_else(say(&sensor));
+    stage.until_drained().await;
+
+    let held = proxy.rule(Matching::post("/workflows").once(), Action::HoldBefore);
+    stage.publish(4..7).await;
+    held.until_hits(1, LONG).await.unwrap();
+    plane.create(&workflows, &stage.namespace, &workflows.object("foreign")).await.unwrap();
+    held.end();
+    sensor.until_metric("sensor_refusals_total", &["quota_exceeded"], |refused| refused >= 1.0).await;
+    sensor.until_reason(Some("at_limit")).await;
+    assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(1.0));
+    wait::until_true("the number to be returned", LONG, || async {
+        let credits = sensor.state().await["credits"].clone();
+        credits["in_hand"] == 0 && credits["unused"] == 0
+    })
+    .await
+    .unwrap();
+    let (full, before) = (Instant::now(), plane.audit().unwrap().posts(&workflows, &stage.namespace).count());
+    referee
+        .until("5 s at full use", LONG, |_| full.elapsed() > Duration::from_secs(5))
+        .await
+        .unwrap_or_else(say(&sensor));
+    let after = plane.audit().unwrap().posts(&workflows, &stage.namespace).count();
+    assert_eq!(after, before, "a gate that knows that it is full sends nothing");
+    let (pending, unacknowledged) = stage.waiting().await;
+    assert_eq!(pending + unacknowledged, 3);
+
+    plane.delete(&workflows, &stage.namespace, "foreign").await.unwrap();
+    // Four of ours, the foreign one, and one of the three.
+    referee.until_created(6, LONG).await.unwrap_or_else(say(&sensor));
+    let pace = Pace::After(Duration::from_secs(1));
+    let _finisher = Finisher::start(plane, &workflows, &stage.namespace, pace).await.unwrap();
+    referee.until_created(8, LONG).await.unwrap_or_else(say(&sensor));
+    stage.until_drained().await;
+    let verdict = stage.verdict(&referee, 8);
+    eprintln!("foreign writer: {verdict}, {} POSTs", verdict.posts);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.most_alive <= 5, "{verdict}");
+    assert!(verdict.refusals_403 <= 6, "refused once, and perhaps tried again within 100 ms: {verdict}");
+    assert_eq!(stage.dead_letters().await, 0);
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_quotas_on_one_resource_both_bound_it() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "two-quotas", "20").await;
+    let key = Resource::workflows().quota_key();
+    plane.quota(&stage.namespace, "other", &[(&key, "8")]).await.unwrap();
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..60).await;
+    referee.until_alive(8, LONG).await.unwrap_or_else(say(&sensor));
+    sensor.until_reason(Some("at_limit")).await;
+    assert_eq!(referee.tally().alive(), 8, "the quota that is not named bounds it at its hard");
+    // The other way round: now the named one is the smaller, with its ratio.
+    plane.set_hard(&stage.namespace, "other", &key, Some("30")).await.unwrap();
+    referee.until_alive(19, LONG).await.unwrap_or_else(say(&sensor));
+    sensor.until_reason(Some("at_limit")).await;
+    assert_eq!(referee.tally().most_alive(), 19);
+    let pace = Pace::AtRandom { per_second: 50.0, seed: 2 };
+    let _finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
+    referee.until_created(60, LONG).await.unwrap_or_else(say(&sensor));
+    stage.until_drained().await;
+    let verdict = stage.verdict(&referee, 60);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.most_alive <= 19, "{verdict}");
+    assert_eq!(verdict.refusals_403, 0, "{verdict}");
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hard_lowered_below_used_blocks_until_enough_is_gone() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "lowered", "20").await;
+    let key = Resource::workflows().quota_key();
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..50).await;
+    referee.until_alive(19, LONG).await.unwrap_or_else(say(&sensor));
+    plane.set_hard(&stage.namespace, "team", &key, Some("10")).await.unwrap();
+    sensor.until_metric("sensor_quota_limit", &[], |limit| limit == 9.0).await;
+    let finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::OnDemand).await.unwrap();
+    for gone in 1..=10 {
+        finisher.finish_one().await.unwrap().unwrap();
+        referee.until("one less alive", LONG, |tally| tally.deleted() == gone).await.unwrap_or_else(say(&sensor));
+    }
+    sensor.until_metric("sensor_quota_used", &[], |used| used == 9.0).await;
+    sensor.until_reason(Some("at_limit")).await;
+    assert_eq!(referee.tally().created(), 19, "nothing is created above the new limit of 9");
+    finisher.finish_one().await.unwrap().unwrap();
+    referee.until_created(20, LONG).await.unwrap_or_else(say(&sensor));
+    finisher.set_pace(Pace::AtRandom { per_second: 50.0, seed: 4 }).await.unwrap();
+    referee.until_created(50, LONG).await.unwrap_or_else(say(&sensor));
+    stage.until_drained().await;
+    let tally = referee.tally();
+    let since = tally.objects().nth(19).unwrap().seen_after;
+    let most = tally.timeline().iter().filter(|(at, _)| *at >= since).map(|(_, alive)| *alive).max();
+    assert!(most <= Some(9), "{most:?} alive after the limit became 9");
+    let verdict = stage.verdict(&referee, 50);
+    eprintln!("hard lowered from 20 to 10: {verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.refusals_403, 0, "{verdict}");
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+/// Objects that were there before, made by others: listed in pages, and counted without being kept whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_objects_of_others_are_counted_and_do_not_fill_the_memory() {
+    let others = if std::env::var_os("JETGATE_SOAK").is_some() { 10_000 } else { 2_500 };
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "many", &format!("{}", others + 20)).await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    let workflows = Resource::workflows();
+    let api = plane.objects(&workflows, &stage.namespace).await.unwrap();
+    let begun = Instant::now();
+    // Each a few kilobytes, as real ones are: a list of whole objects would show.
+    let ballast = "x".repeat(4096);
+    futures::stream::iter(0..others)
+        .for_each_concurrent(32, |number| {
+            let mut object = workflows.object(&format!("other-{number}"));
+            object["spec"]["ballast"] = ballast.clone().into();
+            let object: kube::api::DynamicObject = serde_json::from_value(object).unwrap();
+            let api = api.clone();
+            async move {
+                // Creates beside each other race for the quota; such a conflict is tried again.
+                let made = wait::until_true("an object of others", LONG, || async {
+                    match api.create(&kube::api::PostParams::default(), &object).await {
+                        Ok(_) => true,
+                        Err(kube::Error::Api(status)) => status.code == 409 && status.reason == "AlreadyExists",
+                        Err(_) => false,
+                    }
+                });
+                made.await.unwrap();
+            }
+        })
+        .await;
+    eprintln!("many objects: {others} made in {:?}", begun.elapsed());
+    let key = workflows.quota_key();
+    let used = format!("{others}");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    let resident = sensor.metric("process_resident_memory_bytes", &[]).await.unwrap_or_default();
+    stage.publish(0..30).await;
+    referee.until_created(others + 20, LONG).await.unwrap_or_else(say(&sensor));
+    sensor.until_reason(Some("at_limit")).await;
+    assert_eq!(referee.tally().alive(), others + 20);
+    let full = sensor.metric("process_resident_memory_bytes", &[]).await.unwrap();
+    for number in 0..10 {
+        plane.delete(&workflows, &stage.namespace, &format!("other-{number}")).await.unwrap();
+    }
+    referee.until_created(others + 30, LONG).await.unwrap_or_else(say(&sensor));
+    stage.until_drained().await;
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    eprintln!(
+        "many objects: {used} of others, resident memory {:.1} MiB when ready, {:.1} MiB at the limit",
+        mib(resident),
+        mib(full)
+    );
+    assert!(mib(full) < 96.0, "{:.1} MiB", mib(full));
+    assert_eq!(sensor.metric("jetgate_objects_watched", &[]).await, Some((others + 20) as f64));
+    let verdict = stage.verdict(&referee, others + 30);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.most_alive <= others + 20, "{verdict}");
+    assert_eq!(plane.used(&stage.namespace, "team", &key).await.unwrap().unwrap(), format!("{}", others + 20));
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}

@@ -1,0 +1,265 @@
+//! One object per message, also where the object is gone and the acknowledgement was lost.
+
+use std::time::{Duration, Instant};
+
+use testbed::http_proxy::{Action, Matching};
+use testbed::{
+    ControlPlane, ControlPlaneOptions, Direction, FaultProxy, HttpFaultProxy, Nats, Referee, Resource, wait,
+};
+
+use crate::support::{LONG, Sensor, Stage};
+
+/// P of the stage.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(2);
+
+async fn ended(sensor: &Sensor) -> f64 {
+    let mut sum = 0.0;
+    for outcome in ["done", "recorded"] {
+        sum += sensor.metric("sensor_messages_total", &[&format!("outcome=\"{outcome}\"")]).await.unwrap_or(0.0);
+    }
+    sum
+}
+
+/// Ends as soon as the sensor has had this many acknowledgements confirmed.
+async fn until_acked(sensor: &Sensor, count: f64) {
+    let address = sensor.address().await;
+    let begun = Instant::now();
+    loop {
+        let (_, text) = crate::support::get(&address, "/metrics").await.unwrap();
+        let acked = text
+            .lines()
+            .filter(|line| line.starts_with("sensor_acks_total{") && line.contains("result=\"confirmed\""))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum::<f64>();
+        if acked >= count {
+            return;
+        }
+        assert!(begun.elapsed() < LONG, "{acked} of {count} acknowledged\n{}", sensor.process.last_log_lines(20));
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A killed nats-server forgets acknowledgements that it has confirmed. The object is gone by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_that_nats_forgot_makes_no_second_object() {
+    const ROUND: usize = 5;
+    const MOST_ROUNDS: usize = 8;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "forgotten-ack", "50").await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    let (mut published, mut again) = (0, 0.0);
+    while again == 0.0 && published < ROUND * MOST_ROUNDS {
+        sensor.until_metric("sensor_nats_connected", &[], |up| up == 1.0).await;
+        let acked = sensor.metric("sensor_acks_total", &["result=\"confirmed\""]).await.unwrap_or(0.0);
+        stage.publish(published..published + ROUND).await;
+        published += ROUND;
+        until_acked(&sensor, acked + ROUND as f64).await;
+        let begun = Instant::now();
+        nats.process().kill().await.unwrap();
+        let killed_after = begun.elapsed();
+        referee.until_created(published, LONG).await.unwrap();
+        stage.delete_all(&referee).await;
+        nats.process().start_again().await.unwrap();
+        stage.until_drained().await;
+        // What was forgotten has been handed out again, or else nothing was forgotten.
+        let all = wait::until_true("the ends of all messages are counted", LONG, || async {
+            ended(&sensor).await >= published as f64
+        });
+        all.await.unwrap();
+        again = ended(&sensor).await - published as f64;
+        println!("killed {killed_after:?} after the last ack: {again} handed out again");
+    }
+    assert!(again > 0.0, "no acknowledgement was forgotten in {published} messages");
+    let verdict = stage.until_exact(&referee, &sensor, published).await;
+    assert_eq!(verdict.posts_201, published, "{verdict}");
+    assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// Brings a sensor to the moment after its object was stored and before its answer, its record and its ack were:
+/// killed there. The message is then as good as never worked on, but for the object.
+async fn killed_between_post_and_ack(
+    stage: &Stage<'_>,
+    http: &HttpFaultProxy,
+    tcp: &FaultProxy,
+    referee: &Referee,
+    messages: usize,
+) {
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    // The record stands, with the version from which a successor looks on.
+    sensor.until_metric("sensor_record_version", &[], |version| version > 0.0).await;
+    let posts = http.rule(Matching::post(&format!("/namespaces/{}/workflows", stage.namespace)), Action::HoldBefore);
+    stage.publish(0..messages).await;
+    posts.until_hits(messages as u64, LONG).await.unwrap();
+    tcp.stall(Direction::ToServer);
+    posts.release();
+    referee.until_created(messages, LONG).await.unwrap();
+    sensor.process.kill().await.unwrap();
+    // What the stall holds must not arrive later.
+    tcp.cut();
+    wait::until_true("the proxy's connections are cut", LONG, || async { tcp.open() == 0 }).await.unwrap();
+    tcp.pass();
+    assert_eq!(stage.waiting().await, (0, messages as u64), "handed out, and not acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_killed_between_post_and_ack_makes_no_second_object() {
+    const MESSAGES: usize = 8;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let tcp = FaultProxy::start(nats.address()).await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "killed", "50").await;
+    stage.login_at(&http.url()).await;
+    stage.nats_url = tcp.url("nats");
+    let referee = stage.referee().await;
+    killed_between_post_and_ack(&stage, &http, &tcp, &referee, MESSAGES).await;
+    stage.delete_all(&referee).await;
+    let handed_out = stage.handed_out().await;
+    let sensor = stage.start().await;
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
+    assert!(stage.handed_out().await >= handed_out + MESSAGES as u64, "every message was handed out again");
+    assert_eq!(sensor.metric("sensor_messages_total", &["outcome=\"recorded\""]).await, Some(MESSAGES as f64));
+    assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// The API server has forgotten what happened while the sensor was down: nobody can know whether the object was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_in_the_record_is_said_and_on_doubt_decides() {
+    const MESSAGES: usize = 3;
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let http = HttpFaultProxy::start(&plane).await.unwrap();
+    let mut stages = Vec::new();
+    for on_doubt in ["create", "dead"] {
+        let tcp = FaultProxy::start(nats.address()).await.unwrap();
+        let mut stage = Stage::new(&plane, &nats, &format!("doubt-{on_doubt}"), "50").await;
+        stage.set("ON_DOUBT", on_doubt).login_at(&http.url()).await;
+        stage.nats_url = tcp.url("nats");
+        let referee = stage.referee().await;
+        killed_between_post_and_ack(&stage, &http, &tcp, &referee, MESSAGES).await;
+        stage.delete_all(&referee).await;
+        stages.push((stage, referee, tcp));
+    }
+    plane.compact_etcd().await.unwrap();
+    plane.apiserver().process().restart().await.unwrap();
+    for (number, (stage, referee, _tcp)) in stages.iter().enumerate() {
+        let sensor = stage.start().await;
+        sensor.until_metric("sensor_record_gaps_total", &[], |gaps| gaps == 1.0).await;
+        assert_eq!(sensor.lines("record gap").len(), 1, "said once:\n{}", sensor.log());
+        stage.until_drained().await;
+        let verdict = stage.verdict(referee, MESSAGES);
+        let created = number == 0;
+        let doubled = if created { MESSAGES } else { 0 };
+        assert_eq!(verdict.posts_201, MESSAGES + doubled, "{verdict}");
+        assert_eq!(
+            sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0),
+            doubled as f64,
+            "as many as were made in doubt"
+        );
+        if created {
+            assert_eq!(stage.dead_letters().await, 0);
+            assert_eq!(sensor.lines("creating in doubt").len(), MESSAGES);
+        } else {
+            assert_eq!(stage.dead_letters().await, MESSAGES as u64);
+            let letters =
+                testbed::referee::stream_messages(&stage.jetstream(), &format!("{}-dead", stage.stream)).await.unwrap();
+            for letter in letters {
+                assert!(letter.headers.iter().any(|(_, value)| value == "in_doubt"), "{:?}", letter.headers);
+            }
+        }
+        // What comes after the gap is as before.
+        stage.publish(MESSAGES..MESSAGES + 1).await;
+        referee.until_created(MESSAGES + doubled + 1, LONG).await.unwrap();
+        stage.until_drained().await;
+        assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), doubled as f64);
+        assert_eq!(sensor.stop().await, Some(0));
+    }
+}
+
+/// The number of credits without a definite answer is none again.
+async fn until_settled(sensor: &Sensor) {
+    let settled = wait::until_true("no number is in hand and none is made and unseen", LONG, || async {
+        let state = sensor.state().await;
+        state["credits"]["in_hand"] == 0 && state["credits"]["made"] == 0 && state["messages_in_hand"] == 0
+    });
+    settled.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+}
+
+/// Four ways in which the answer of a POST does not come, or comes late; one object each, found by its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_whose_answer_is_lost_or_late_makes_one_object() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "lost-reply", "4").await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").login_at(&http.url()).await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    let path = format!("/namespaces/{}/workflows", stage.namespace);
+    let faults = [
+        ("reply dropped after the commit", Action::DropReply),
+        ("cut before it arrived", Action::Cut),
+        ("held for more than half of P", Action::DelayBefore(CREATE_TIMEOUT * 3 / 4)),
+        ("answer held for longer than P", Action::DelayAfter(CREATE_TIMEOUT * 3 / 2)),
+    ];
+    let mut created = 0;
+    for (what, action) in faults {
+        let rule = http.rule(Matching::post(&path).times(2), action);
+        stage.publish(created..created + 4).await;
+        created += 4;
+        let verdict = stage.until_exact(&referee, &sensor, created).await;
+        println!("{what}: {verdict}, {} requests hit", rule.hits());
+        assert_eq!(rule.hits(), 2, "{what}");
+        assert_eq!(verdict.posts_201, created, "{what}: {verdict}");
+        assert!(verdict.most_alive <= 4, "{what}: {verdict}");
+        until_settled(&sensor).await;
+        rule.end();
+        // All four credits come back: the next round needs them all.
+        stage.delete_all(&referee).await;
+    }
+    assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// A POST may lie in a stopped API server, and be carried out when that goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_stops_during_a_post_makes_one_object() {
+    const MESSAGES: usize = 20;
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(&plane, &nats, "stopped-api", "10").await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    stage.publish(0..MESSAGES).await;
+    referee.until_created(1, LONG).await.unwrap();
+    plane.apiserver().process().stop().unwrap();
+    // Long enough for every POST under way to be given up.
+    sensor.until_metric("sensor_trigger_total", &["outcome=\"doubtful\""], |doubtful| doubtful > 0.0).await;
+    plane.apiserver().process().cont().unwrap();
+    referee.until_created(10, LONG).await.unwrap_or_else(|error| {
+        panic!("{error}\n{}", sensor.process.last_log_lines(30));
+    });
+    sensor.until_reason(Some("at_limit")).await;
+    let finisher = testbed::Finisher::start(
+        &plane,
+        &Resource::workflows(),
+        &stage.namespace,
+        testbed::Pace::After(Duration::ZERO),
+    )
+    .await
+    .unwrap();
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    println!("{verdict}");
+    assert!(verdict.most_alive <= 10, "{verdict}");
+    until_settled(&sensor).await;
+    assert_eq!(sensor.stop().await, Some(0));
+    drop(finisher);
+}
