@@ -112,7 +112,8 @@ impl Place {
         };
         let recorded = record.as_ref().filter(|record| record.floor() > 0).map(Record::floor);
         let seen = seen.filter(|seen| seen.stream_created_ns == stream.created_ns).map(|seen| seen.floor);
-        let known = recorded.max(seen);
+        // A stream that lost its end gives its last sequences again.
+        let known = recorded.max(seen).map(|floor| floor.min(stream.last_sequence.saturating_add(1)));
         let start = known.map_or_else(|| self.start(&stream), Start::Sequence);
         let consumer = ensure_consumer(connection, &self.consumer(start)).await?;
         warn("consumer", &consumer.warnings);

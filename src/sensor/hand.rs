@@ -346,7 +346,7 @@ impl Hand {
                 Settle::Nak(delay) => shared.acker.ack(reply, Ack::Nak(delay)).await,
                 Settle::Progress => shared.acker.ack(reply, Ack::Progress).await,
             };
-            if !matches!(how, Settle::Progress) {
+            if matches!(how, Settle::Ack) {
                 shared.metrics.acks.inc(ack_result(&result));
             }
             match (how, result) {
