@@ -10,12 +10,13 @@ mod stores;
 mod watches;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::gate::Counted;
 use crate::jetstream::{Connection, stream_facts};
 use crate::k8s::{Cluster, Kind};
@@ -29,6 +30,8 @@ pub(crate) use stores::{bucket_name, record_key};
 
 /// The pause before leadership is tried again after another leader showed itself in the stores.
 const AFTER_DEPOSED: Duration = Duration::from_millis(500);
+/// How often the same cause is said.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The consumer whose record the leader keeps.
 #[derive(Debug, Clone)]
@@ -168,6 +171,7 @@ impl Leader {
     ) {
         // The newest report that nobody has answered: the session that begins does, without waiting for the next one.
         let mut early = None;
+        let mut said: Option<(String, Instant)> = None;
         while !shutdown.is_cancelled() {
             let vote = leading.borrow_and_update().clone();
             let Some(epoch) = vote.epoch else {
@@ -186,8 +190,13 @@ impl Leader {
                 End::Shutdown => return,
                 End::LeaseLost => tracing::warn!(namespace = self.settings.namespace, "leadership lost"),
                 End::Deposed(lost) => {
-                    tracing::warn!(namespace = self.settings.namespace, cause = %lost, "leadership given up");
-                    self.follow(Some(lost.to_string()));
+                    let (cause, now) = (lost.to_string(), clock::now());
+                    // It is tried again at once, and may fail the same way for as long as NATS is down.
+                    if said.as_ref().is_none_or(|(known, at)| *known != cause || now >= *at + SAY_AGAIN) {
+                        tracing::warn!(namespace = self.settings.namespace, cause, "leadership given up");
+                        said = Some((cause.clone(), now));
+                    }
+                    self.follow(Some(cause));
                     tokio::select! {
                         () = tokio::time::sleep(AFTER_DEPOSED) => {}
                         () = shutdown.cancelled() => return,

@@ -192,6 +192,11 @@ impl<'a> Session<'a> {
                     }
                     self.leads_until = vote.until;
                 }
+                // None may end while somebody listens to it.
+                Some(end) = eyes.join_next() => {
+                    let how = end.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    return End::Deposed(Lost::Watch { how });
+                }
                 permit = grants.reserve(), if self.waiting_grant.is_some() => {
                     if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
                         permit.send(grant);

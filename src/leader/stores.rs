@@ -28,6 +28,8 @@ pub(super) enum Lost {
     Bucket { bucket: String, source: BucketError },
     #[error("the stream cannot be read: {source}")]
     Stream { source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("a watch is gone: {how}")]
+    Watch { how: String },
 }
 
 /// All stores of one leadership.
@@ -53,9 +55,12 @@ impl Stores {
         let books = open(connection, "jetgate-books", instance).await?;
         let records = open(connection, "jetgate-record", instance).await?;
         let signals = open(connection, "jetgate-capacity", instance).await?;
+        // Who keeps a record alone has no ledger, and must not depose the one who has.
+        let record = record_key(&settings.namespace, &settings.own.sensor);
+        let ledger = if settings.gated { settings.namespace.clone() } else { record.clone() };
         Ok(Self {
-            books: BooksStore { bucket: books, key: settings.namespace.clone(), revision: None, writing: false },
-            records: RecordStore { bucket: records, key: record_key(&settings.namespace, &settings.own.sensor) },
+            books: BooksStore { bucket: books, key: ledger, revision: None, writing: false },
+            records: RecordStore { bucket: records, key: record },
             signals: SignalStore { bucket: signals, last: BTreeMap::new() },
         })
     }
@@ -95,7 +100,9 @@ impl BooksStore {
                     return Ok((books, self));
                 }
                 Err(Lost::Overtaken { what: _ }) => {}
-                Err(lost @ (Lost::Unreadable { .. } | Lost::Bucket { .. } | Lost::Stream { .. })) => return Err(lost),
+                Err(
+                    lost @ (Lost::Unreadable { .. } | Lost::Bucket { .. } | Lost::Stream { .. } | Lost::Watch { .. }),
+                ) => return Err(lost),
             }
         }
     }

@@ -159,14 +159,14 @@ async fn a_second_process_stands_by_and_takes_over() {
     })
     .await
     .unwrap();
-    assert_eq!(lease_holder(&stage).await.as_deref(), Some("first-pod"));
+    assert_eq!(lease_holder(&stage).await, Some(format!("first-pod/{}", stage.sensor)));
     stage.publish(0..MESSAGES).await;
     referee.until_created(MESSAGES / 3, LONG).await.unwrap();
     assert_eq!(second.metric("sensor_trigger_total", &["outcome=\"done\""]).await.unwrap_or(0.0), 0.0);
     first.process.kill().await.unwrap();
     let verdict = stage.until_exact(&referee, &second, MESSAGES).await;
     println!("{verdict}");
-    assert_eq!(lease_holder(&stage).await.as_deref(), Some("second-pod"));
+    assert_eq!(lease_holder(&stage).await, Some(format!("second-pod/{}", stage.sensor)));
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(second.stop().await, Some(0));
     drop(finisher);
