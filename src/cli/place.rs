@@ -26,11 +26,44 @@ fn context_namespace(path: &Path) -> Option<String> {
     context.context.as_ref()?.namespace.clone()
 }
 
-/// Who holds the Lease: the pod's name, which is the host's name in a pod. A restarted container finds its own name in
-/// the Lease and goes on at once.
-pub(super) fn identity() -> String {
-    let pod = env::var("POD_NAME").ok();
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
-    let name = pod.or_else(host).map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-    name.unwrap_or_else(|| format!("jetgate-{}", std::process::id()))
+/// Who holds the Lease: pod and sensor, because two sensors may be neighbours in one pod. A restarted container finds its
+/// own name in the Lease and goes on at once; so no two processes that live may have the same. The name of a host is
+/// shared, by pods on the host's network and by processes of one machine: where nobody tells the pod's, the name is new
+/// at each start, and the Lease has to run out first.
+pub(super) fn identity(sensor: &str) -> String {
+    named(env::var("POD_NAME").ok().as_deref(), sensor, || {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
+        host.map_or_else(|| "jetgate".to_owned(), |host| host.trim().to_owned())
+    })
+}
+
+fn named(pod: Option<&str>, sensor: &str, host: impl FnOnce() -> String) -> String {
+    match pod.map(str::trim).filter(|pod| !pod.is_empty()) {
+        Some(pod) => format!("{pod}/{sensor}"),
+        None => format!("{}/{sensor}/{:08x}", host(), random()),
+    }
+}
+
+/// Another number at each call: the standard library seeds this from the system's randomness.
+fn random() -> u32 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let drawn = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    u32::try_from(drawn >> 32).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_keeps_its_name_and_whoever_is_no_pod_gets_a_new_one() {
+        let host = || "node-1".to_owned();
+        assert_eq!(named(Some("orders-0\n"), "orders", host), "orders-0/orders");
+        assert_ne!(named(Some("pod"), "orders", host), named(Some("pod"), "returns", host));
+        for pod in [None, Some(" ")] {
+            let name = named(pod, "orders", host);
+            assert!(name.starts_with("node-1/orders/"), "{name}");
+            assert_ne!(name, named(pod, "orders", host));
+        }
+    }
 }

@@ -97,7 +97,7 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
         Sensor::parse(&text, &context).map_err(|error| vec![format!("{}: {}", path.display(), chain(&error))])?;
     let nats = nats::options(&settings.nats, &format!("jetgate sensor {}", sensor.name))
         .map_err(|error| vec![chain(&error)])?;
-    Ok(Config { namespace, identity: place::identity(), nats, ledger: ledger_options(), sensor, settings })
+    Ok(Config { namespace, identity: place::identity(&sensor.name), nats, ledger: ledger_options(), sensor, settings })
 }
 
 #[cfg(feature = "testing")]

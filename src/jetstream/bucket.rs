@@ -116,6 +116,16 @@ impl Bucket {
         Err(ManageError::Unsuitable { what: format!("the bucket {name:?}"), findings })
     }
 
+    /// Makes the bucket again where somebody deleted it; true where that happened. Only the server's own word counts:
+    /// a write to a bucket without a leader is not answered either.
+    pub async fn remake_if_deleted(&self, options: BucketOptions) -> bool {
+        let what = || format!("look up the bucket {:?}", self.name);
+        let subject = format!("$JS.API.STREAM.INFO.{}", self.stream());
+        let looked: Result<serde_json::Value, _> = api(&self.connection, what, subject, &json!({})).await;
+        let deleted = looked.is_err_and(|error| error.err_code() == Some(ApiError::STREAM_NOT_FOUND));
+        deleted && Self::open(self.connection.clone(), &self.name, options).await.is_ok()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

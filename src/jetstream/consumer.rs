@@ -1,5 +1,6 @@
 //! The durable consumer of a sensor: looked up, checked, and made where it is missing and that is allowed.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PriorityPolicy, ReplayPolicy};
@@ -61,6 +62,9 @@ pub struct ConsumerFacts {
     pub delivered_stream_sequence: u64,
     /// Somebody has paused it.
     pub paused: bool,
+    /// Another number where it is another consumer of the same name, or has another leader: either may have forgotten
+    /// deliveries and acks.
+    pub reign: u64,
 }
 
 /// The consumer as it is: what holds for the sensor that uses it.
@@ -97,7 +101,15 @@ fn progress(info: &Info) -> ConsumerFacts {
         ack_floor_stream_sequence: info.ack_floor.stream_sequence,
         delivered_stream_sequence: info.delivered.stream_sequence,
         paused: info.paused,
+        reign: reign(info),
     }
+}
+
+fn reign(info: &Info) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    nanoseconds(info.created).hash(&mut hasher);
+    info.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref()).hash(&mut hasher);
+    hasher.finish()
 }
 
 async fn consumer_info(connection: &Connection, stream: &str, consumer: &str) -> Result<Option<Info>, ManageError> {

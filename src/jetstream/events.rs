@@ -181,8 +181,13 @@ impl Hub {
             ServerError::AuthorizationViolation | ServerError::SlowConsumer(_) => error.to_string(),
         };
         if said.to_ascii_lowercase().contains("permissions violation") {
-            tracing::warn!(said, "NATS denies a subject");
             let mut denials = lock(&self.denials);
+            // What is asked each second and denied each time is said once.
+            if denials.recent.iter().any(|(_, before)| *before == said) {
+                tracing::debug!(said, "NATS denies a subject");
+            } else {
+                tracing::warn!(said, "NATS denies a subject");
+            }
             let number = self.denied.fetch_add(1, Ordering::AcqRel) + 1;
             denials.recent.push_back((number, said.clone()));
             if denials.recent.len() > DENIALS_KEPT {

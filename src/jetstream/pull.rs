@@ -85,18 +85,22 @@ pub enum PullEnd {
 
 impl PullEnd {
     /// Whether the consumer's state may have lost its last deliveries and acks. `ConnectionChanged` is answered by
-    /// `ConnectionState::forgetful_epoch`; a change of leader happens without any reconnect of ours.
+    /// `ConnectionState::forgetful_epoch`; a change of leader happens without any reconnect of ours, and a leader that
+    /// was killed behind another server says nothing at all.
     #[must_use]
     pub fn may_have_forgotten(&self) -> bool {
         match self {
-            Self::LeadershipChange | Self::ServerShutdown | Self::ConsumerDeleted | Self::NoConsumer => true,
+            Self::LeadershipChange
+            | Self::ServerShutdown
+            | Self::ConsumerDeleted
+            | Self::NoConsumer
+            | Self::Silent
+            | Self::Other { .. } => true,
             Self::TooManyPulls
             | Self::LimitExceeded(_)
             | Self::ConnectionChanged
-            | Self::Silent
             | Self::SubscriptionEnded
-            | Self::Denied(_)
-            | Self::Other { .. } => false,
+            | Self::Denied(_) => false,
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Place {
 pub(super) struct Vote {
     /// The epoch we lead with.
     pub(super) epoch: Option<u64>,
+    /// Until when, by our own clock, if no renewal succeeds any more.
+    pub(super) until: Option<Instant>,
     /// Who else was last seen to hold the Lease.
     pub(super) holder: Option<String>,
 }
@@ -45,7 +47,7 @@ pub(super) async fn stand(
             match action {
                 Action::Read | Action::Create(_) | Action::Replace { .. } => call = Some(action),
                 Action::BecameLeader { epoch } => {
-                    vote.send_replace(Vote { epoch: Some(epoch), holder: None });
+                    vote.send_replace(Vote { epoch: Some(epoch), until: election.leads_until(), holder: None });
                 }
                 Action::LostLeadership(lost) => {
                     let why = match &lost {
@@ -60,14 +62,16 @@ pub(super) async fn stand(
                         why,
                         "the Lease is not ours any more"
                     );
-                    vote.send_replace(Vote { epoch: None, holder: election.holder().map(str::to_owned) });
+                    let holder = election.holder().map(str::to_owned);
+                    vote.send_replace(Vote { epoch: None, until: None, holder });
                 }
             }
         }
         vote.send_if_modified(|vote| {
             let holder = election.holder().filter(|_| vote.epoch.is_none()).map(str::to_owned);
-            let changed = vote.holder != holder;
-            vote.holder = holder;
+            let until = election.leads_until().filter(|_| vote.epoch.is_some());
+            let changed = vote.holder != holder || vote.until != until;
+            (vote.holder, vote.until) = (holder, until);
             changed
         });
         let event = if let Some(call) = call {

@@ -10,12 +10,13 @@ mod stores;
 mod watches;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::gate::Counted;
 use crate::jetstream::{Connection, stream_facts};
 use crate::k8s::{Cluster, Kind};
@@ -29,6 +30,8 @@ pub(crate) use stores::{bucket_name, record_key};
 
 /// The pause before leadership is tried again after another leader showed itself in the stores.
 const AFTER_DEPOSED: Duration = Duration::from_millis(500);
+/// How often the same cause is said.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The consumer whose record the leader keeps.
 #[derive(Debug, Clone)]
@@ -166,6 +169,9 @@ impl Leader {
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
     ) {
+        // The newest report that nobody has answered: the session that begins does, without waiting for the next one.
+        let mut early = None;
+        let mut said: Option<(String, Instant)> = None;
         while !shutdown.is_cancelled() {
             let vote = leading.borrow_and_update().clone();
             let Some(epoch) = vote.epoch else {
@@ -175,17 +181,22 @@ impl Leader {
                 tokio::select! {
                     changed = leading.changed() => if changed.is_err() { return },
                     // Nobody is there to answer: the lane sees that no grant comes.
-                    _ = reports.recv() => {}
+                    report = reports.recv() => early = report.or(early),
                     () = shutdown.cancelled() => return,
                 }
                 continue;
             };
-            match self.lead(epoch, reports, leading, shutdown).await {
+            match self.lead(epoch, &mut early, reports, leading, shutdown).await {
                 End::Shutdown => return,
                 End::LeaseLost => tracing::warn!(namespace = self.settings.namespace, "leadership lost"),
                 End::Deposed(lost) => {
-                    tracing::warn!(namespace = self.settings.namespace, cause = %lost, "leadership given up");
-                    self.follow(Some(lost.to_string()));
+                    let (cause, now) = (lost.to_string(), clock::now());
+                    // It is tried again at once, and may fail the same way for as long as NATS is down.
+                    if said.as_ref().is_none_or(|(known, at)| *known != cause || now >= *at + SAY_AGAIN) {
+                        tracing::warn!(namespace = self.settings.namespace, cause, "leadership given up");
+                        said = Some((cause.clone(), now));
+                    }
+                    self.follow(Some(cause));
                     tokio::select! {
                         () = tokio::time::sleep(AFTER_DEPOSED) => {}
                         () = shutdown.cancelled() => return,
@@ -198,6 +209,7 @@ impl Leader {
     async fn lead(
         &self,
         epoch: u64,
+        early: &mut Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -211,7 +223,7 @@ impl Leader {
         match adopted {
             Ok(session) => {
                 self.metrics.leading(&self.settings.namespace, true);
-                let end = session.run(reports, leading, shutdown).await;
+                let end = session.run(early.take(), reports, leading, shutdown).await;
                 self.metrics.leading(&self.settings.namespace, false);
                 end
             }

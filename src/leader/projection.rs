@@ -94,8 +94,12 @@ impl Projection {
     /// True when the stream has lost its end, so that nothing known of it holds any more.
     pub(super) fn facts(&mut self, last_sequence: u64, ack_floor: u64, now: Instant) -> bool {
         let lost = self.record.stream_ends_at(last_sequence);
-        let floor = ack_floor.saturating_add(1);
-        if lost || floor > self.record.floor() {
+        if lost {
+            self.owe(now);
+        }
+        // A consumer that is ahead of its stream speaks of messages that are gone: others will have their sequences.
+        let floor = if ack_floor > last_sequence { 0 } else { ack_floor.saturating_add(1) };
+        if floor > self.record.floor() {
             self.record.raise_floor(floor);
             self.owe(now);
         }
@@ -106,5 +110,33 @@ impl Projection {
     pub(super) fn mark_gap(&mut self, upto: u64, now: Instant) {
         self.record.mark_gap(upto);
         self.owe(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::message::Says;
+
+    const LATER: i64 = i64::MAX;
+
+    fn projection() -> Projection {
+        Projection::new("team", "orders", "EVENTS", Record::new(1), None)
+    }
+
+    #[test]
+    fn a_consumer_that_is_ahead_of_its_stream_raises_no_floor() {
+        let now = clock::now();
+        let mut projection = projection();
+        assert!(!projection.facts(100, 100, now));
+        assert_eq!(projection.record().floor(), 101);
+        // The server was killed and the stream lost what lay beyond 90; 91 to 95 are new.
+        assert!(projection.facts(95, 100, now));
+        for _ in 0..2 {
+            assert_eq!(projection.record().says(93, LATER), Says::NotYet);
+            assert!(projection.record().in_doubt(93));
+            assert!(!projection.facts(97, 100, now));
+        }
     }
 }

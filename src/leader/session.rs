@@ -81,6 +81,7 @@ pub(super) struct Session<'a> {
     signal_writing: bool,
     signal_due: Option<Instant>,
     gap: Option<Gap>,
+    leads_until: Option<Instant>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
     waiting_grant: Option<Grant>,
@@ -125,6 +126,7 @@ impl<'a> Session<'a> {
             signal_writing: false,
             signal_due: None,
             gap: None,
+            leads_until: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
             told_top: None,
@@ -137,6 +139,7 @@ impl<'a> Session<'a> {
     /// Leads until the Lease is lost, another leader shows, or the process stops.
     pub(super) async fn run(
         mut self,
+        early: Option<Report>,
         reports: &mut mpsc::Receiver<Report>,
         leading: &mut watch::Receiver<Vote>,
         shutdown: &CancellationToken,
@@ -160,7 +163,11 @@ impl<'a> Session<'a> {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut facts = tokio::time::interval(FACTS_EVERY);
         facts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if let Some(report) = early {
+            self.ledger.report(&report, clock::now());
+        }
         let mut stopping: Option<Instant> = None;
+        self.leads_until = leading.borrow_and_update().until;
         let grants = self.grants.clone();
         loop {
             self.act();
@@ -179,9 +186,16 @@ impl<'a> Session<'a> {
                 Some(seen) = seen.recv() => self.seen(seen),
                 Some(report) = reports.recv() => self.ledger.report(&report, clock::now()),
                 changed = leading.changed() => {
-                    if changed.is_err() || leading.borrow_and_update().epoch.is_none() {
+                    let vote = leading.borrow_and_update();
+                    if changed.is_err() || vote.epoch.is_none() {
                         return End::LeaseLost;
                     }
+                    self.leads_until = vote.until;
+                }
+                // None may end while somebody listens to it.
+                Some(end) = eyes.join_next() => {
+                    let how = end.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    return End::Deposed(Lost::Watch { how });
                 }
                 permit = grants.reserve(), if self.waiting_grant.is_some() => {
                     if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
@@ -227,7 +241,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Sends a grant, unless our own clock says that the Lease may be another's by now: a process that was stopped finds
+    /// that out here, before anything else.
     fn send(&mut self, grant: Grant) {
+        if self.leads_until.is_none_or(|until| clock::now() >= until) {
+            return;
+        }
         if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
             && grant.top > 0
         {

@@ -14,6 +14,8 @@ use super::LeaderSettings;
 /// The pause between tries of a write whose answer did not come, growing.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What is missing is made.
+const OPTIONS: BucketOptions = BucketOptions { create: true, replicas: 1 };
 
 /// Why a leader may not go on.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,8 @@ pub(super) enum Lost {
     Bucket { bucket: String, source: BucketError },
     #[error("the stream cannot be read: {source}")]
     Stream { source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("a watch is gone: {how}")]
+    Watch { how: String },
 }
 
 /// All stores of one leadership.
@@ -42,9 +46,7 @@ pub(crate) fn bucket_name(base: &str, instance: &str) -> String {
 
 async fn open(connection: &Connection, base: &str, instance: &str) -> Result<Bucket, Lost> {
     let bucket = bucket_name(base, instance);
-    Bucket::open(connection.clone(), &bucket, BucketOptions { create: true, replicas: 1 })
-        .await
-        .map_err(|source| Lost::Bucket { bucket, source })
+    Bucket::open(connection.clone(), &bucket, OPTIONS).await.map_err(|source| Lost::Bucket { bucket, source })
 }
 
 impl Stores {
@@ -53,9 +55,12 @@ impl Stores {
         let books = open(connection, "jetgate-books", instance).await?;
         let records = open(connection, "jetgate-record", instance).await?;
         let signals = open(connection, "jetgate-capacity", instance).await?;
+        // Who keeps a record alone has no ledger, and must not depose the one who has.
+        let record = record_key(&settings.namespace, &settings.own.sensor);
+        let ledger = if settings.gated { settings.namespace.clone() } else { record.clone() };
         Ok(Self {
-            books: BooksStore { bucket: books, key: settings.namespace.clone(), revision: None, writing: false },
-            records: RecordStore { bucket: records, key: record_key(&settings.namespace, &settings.own.sensor) },
+            books: BooksStore { bucket: books, key: ledger, revision: None, writing: false },
+            records: RecordStore { bucket: records, key: record },
             signals: SignalStore { bucket: signals, last: BTreeMap::new() },
         })
     }
@@ -95,7 +100,9 @@ impl BooksStore {
                     return Ok((books, self));
                 }
                 Err(Lost::Overtaken { what: _ }) => {}
-                Err(lost @ (Lost::Unreadable { .. } | Lost::Bucket { .. } | Lost::Stream { .. })) => return Err(lost),
+                Err(
+                    lost @ (Lost::Unreadable { .. } | Lost::Bucket { .. } | Lost::Stream { .. } | Lost::Watch { .. }),
+                ) => return Err(lost),
             }
         }
     }
@@ -195,7 +202,13 @@ impl SignalStore {
 
 /// Writes a signal over whatever revision stands there; a deposed leader's last word is overwritten by its successor.
 async fn write_signal(bucket: &Bucket, key: &str, bytes: Vec<u8>) -> Result<(), PutError> {
-    let revision = bucket.get(key).await.ok().flatten().map(|(_, revision)| revision);
+    let revision = match bucket.get(key).await {
+        Ok(stored) => stored.map(|(_, revision)| revision),
+        Err(_) => {
+            remade(bucket).await;
+            None
+        }
+    };
     bucket.put(key, bytes.into(), revision).await.map(|_| ())
 }
 
@@ -213,13 +226,22 @@ async fn read(bucket: &Bucket, key: &str) -> Result<Option<(bytes::Bytes, u64)>,
     }
 }
 
+/// Whether somebody had deleted the bucket, so that it was made again.
+async fn remade(bucket: &Bucket) -> bool {
+    let remade = bucket.remake_if_deleted(OPTIONS).await;
+    if remade {
+        tracing::warn!(bucket = bucket.name(), "the bucket was deleted; it is made again");
+    }
+    remade
+}
+
 /// Writes a value by compare-and-set. After a lost answer the value itself tells whether the write happened: no two
 /// writes of a leader are alike.
 async fn put(
     bucket: &Bucket,
     key: &str,
     value: Vec<u8>,
-    expected: Option<u64>,
+    mut expected: Option<u64>,
     what: &'static str,
 ) -> Result<u64, Lost> {
     let value = bytes::Bytes::from(value);
@@ -235,7 +257,13 @@ async fn put(
                 };
             }
             Err(PutError::Conflict { .. }) => return Err(Lost::Overtaken { what }),
-            Err(PutError::Unknown { .. } | PutError::Read(_)) => unanswered = true,
+            Err(PutError::Unknown { .. } | PutError::Read(_)) => {
+                unanswered = true;
+                if remade(bucket).await {
+                    // All that it held of ours is in this very value. Should another leader be first, it stands there.
+                    expected = None;
+                }
+            }
             // A full disk, a missing right: said once, and tried on, because grants wait and nothing is lost.
             Err(error @ (PutError::Refused { .. } | PutError::Key { .. })) => {
                 if !said {

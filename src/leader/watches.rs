@@ -19,6 +19,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a forbidden list is tried again: a right may be given at any time.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(5);
+/// A watch that ends sooner was ended by something on the way, or by a server that stops: it proves nothing, and is not
+/// begun again at once.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// What a watch tells.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ async fn watch_quotas(
         };
         tell(to, Seen::Quotas { views: readable(views), began }).await?;
         'resume: loop {
+            let opened = clock::now();
             let mut watch = match cluster.watch_quotas(namespace, from, WATCH_TIMEOUT).await {
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
@@ -125,6 +129,10 @@ async fn watch_quotas(
                         pause.wait().await;
                         continue 'resume;
                     }
+                    None if clock::now() < opened + AT_ONCE => {
+                        pause.wait().await;
+                        continue 'resume;
+                    }
                     None => {
                         tell(to, Seen::QuotasAlive).await?;
                         continue 'resume;
@@ -132,6 +140,7 @@ async fn watch_quotas(
                 }
             }
         }
+        pause.wait().await;
     }
 }
 
@@ -179,6 +188,7 @@ async fn watch_objects(
         // A version that the API server has not reached would never be told of, nor called too old.
         let mut from = resume.take().filter(|version| *version <= listed).unwrap_or(listed);
         'resume: loop {
+            let opened = clock::now();
             let mut watch = match cluster.watch(kind, namespace, from, WATCH_TIMEOUT).await {
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
@@ -209,6 +219,10 @@ async fn watch_objects(
                         }
                         continue 'resume;
                     }
+                    None if clock::now() < opened + AT_ONCE => {
+                        pause.wait().await;
+                        continue 'resume;
+                    }
                     None => {
                         tell(to, Seen::ObjectsAlive).await?;
                         continue 'resume;
@@ -218,6 +232,7 @@ async fn watch_objects(
         }
         // 410: what came and went since `from` is unknown for ever.
         gap = true;
+        pause.wait().await;
     }
 }
 

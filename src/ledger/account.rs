@@ -198,14 +198,11 @@ impl Account {
         self.unmake(&known.minus(&report.made).minus(&self.doubted));
         let newly = report.made.minus(&known).minus(&self.settled);
         self.make(&newly, now);
-        if present.is_some() || !self.seen.is_empty() {
-            let out = self.out();
-            self.seen = self.seen.intersection(&out);
-            if let Some(present) = present {
-                self.seen.extend(&present.intersection(&out));
-            }
-        }
+        self.keep_seen_out();
         self.recount();
+        if let Some(present) = present {
+            self.sighted_all(present);
+        }
         newly
     }
 
@@ -289,6 +286,16 @@ impl Account {
         if is_out && self.seen.insert(number) {
             self.unseen = self.unseen.saturating_sub(1);
             self.unsettled = true;
+        }
+    }
+
+    /// Notes a sight of each of these that is out.
+    pub(super) fn sighted_all(&mut self, numbers: &NumberSet) {
+        let seen = numbers.intersection(&self.out()).minus(&self.seen);
+        if !seen.is_empty() {
+            self.seen.extend(&seen);
+            self.unsettled = true;
+            self.recount();
         }
     }
 

@@ -109,6 +109,8 @@ pub struct Ledger {
     pub(super) checks: BTreeMap<Counted, Ask>,
     pub(super) signal_seq: u64,
     pub(super) outbox: Vec<Action>,
+    /// Up to when everything that is due was handled.
+    advanced: Option<Instant>,
 }
 
 impl Ledger {
@@ -136,6 +138,7 @@ impl Ledger {
             checks: BTreeMap::new(),
             signal_seq: 0,
             outbox: Vec::new(),
+            advanced: None,
         };
         for (id, book) in books.holders {
             ledger.meet(&book.terms);
@@ -260,7 +263,7 @@ impl Ledger {
         self.advance(now);
     }
 
-    /// When [`Ledger::tick`] must be called at the latest.
+    /// When [`Ledger::tick`] must be called at the latest; in the past where something became due since the last event.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let accounts = self.holders.values().flat_map(|account| account.silent_at().into_iter().chain(account.due));
@@ -271,8 +274,9 @@ impl Ledger {
         let holds = self.holds.values().flat_map(Self::hold_due);
         let asks = self.checks.values().chain([&self.quota_read]).filter_map(|ask| ask.retry);
         let quotas = self.quotas_alive.map(|at| at + self.options.watch_grace);
-        // What is due already was handled by the last event.
-        accounts.chain(watches).chain(holds).chain(asks).chain(quotas).filter(|at| *at > now).min()
+        // What was due at the last event was handled by it; what has become due since is not.
+        let handled = self.advanced.map_or(now, |advanced| advanced.min(now));
+        accounts.chain(watches).chain(holds).chain(asks).chain(quotas).filter(|at| *at > handled).min()
     }
 
     /// Learns which kinds a set of terms counts.
@@ -303,6 +307,7 @@ impl Ledger {
 
     /// Everything that follows from the state as it is now.
     pub(super) fn advance(&mut self, now: Instant) {
+        self.advanced = self.advanced.max(Some(now));
         self.bury(now);
         self.settle(now);
         self.forget();

@@ -125,6 +125,9 @@ impl Ledger {
                 continue;
             }
             let listed = listed.get(id).unwrap_or(&none);
+            // A holder that was forgotten and met anew by an old report may be granted numbers whose objects the
+            // watch told of long ago, and tells of no more.
+            account.sighted_all(self.present.get(id).unwrap_or(&none));
             account.proven_absent(listed, began);
             if let Phase::Dead { safe: _ } = account.phase {
                 account.unsettled = true;

@@ -214,10 +214,10 @@ impl Record {
         !self.knows(sequence) && (sequence <= self.gap_upto || untaken)
     }
 
-    /// The stream's last sequence is this. Gives true, and drops all that is known, if the record has seen a later
-    /// one: then the stream has lost its end.
+    /// The stream's last sequence is this. Gives true, and drops all that is known, if the record knows of a later
+    /// one, seen or below the floor: then the stream has lost its end.
     pub fn stream_ends_at(&mut self, last_sequence: u64) -> bool {
-        let lost = last_sequence < self.newest_sequence;
+        let lost = last_sequence < self.newest_sequence.max(self.floor.saturating_sub(1));
         if lost {
             self.forget();
         }

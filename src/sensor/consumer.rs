@@ -1,6 +1,8 @@
 //! The sensor's place in JetStream: stream, durable, dead letters; made where missing, checked where present, and
 //! looked at once a second.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -9,8 +11,9 @@ use super::lane::Waiting;
 use crate::api::DeliverPolicy;
 use crate::clock;
 use crate::jetstream::{
-    Bucket, BucketOptions, Connection, ConsumerSpec, ConsumerTerms, DeadLetterSpec, Finding, ManageError, Start,
-    StreamFacts, StreamSpec, consumer_facts, ensure_consumer, ensure_dead_letter, ensure_stream, oldest_pending,
+    Bucket, BucketOptions, Connection, ConsumerFacts, ConsumerSpec, ConsumerTerms, DeadLetterSpec, Finding,
+    ManageError, Start, StreamFacts, StreamSpec, consumer_facts, ensure_consumer, ensure_dead_letter, ensure_stream,
+    oldest_pending,
 };
 use crate::leader::{bucket_name, record_key};
 use crate::message::Record;
@@ -33,6 +36,8 @@ pub(super) struct Place {
     pub(super) ack_wait_min: Duration,
     pub(super) max_ack_pending: i64,
     pub(super) deliver: Option<DeliverPolicy>,
+    /// When the stream was created, as last looked up: before its consumer is.
+    pub(super) stream_created: Arc<AtomicI64>,
 }
 
 /// What was found or made.
@@ -53,12 +58,20 @@ pub(super) enum PlaceError {
     Record { key: String, source: crate::message::RecordError },
 }
 
+/// What was last seen of a consumer that may vanish: where another one is to begin, should no record tell.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    stream_created_ns: i64,
+    /// Up to here everything is acknowledged.
+    floor: u64,
+}
+
 impl Place {
     /// Makes or checks everything; tries on while NATS does not answer, and says once what it waits for.
     pub(super) async fn settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
         let mut tries = 0_u64;
         loop {
-            match self.try_settle(connection).await {
+            match self.try_settle(connection, None).await {
                 Ok(settled) => return Ok(settled),
                 Err(PlaceError::Manage(error)) if error.is_passing() => {
                     tries = tries.saturating_add(1);
@@ -77,9 +90,11 @@ impl Place {
         }
     }
 
-    async fn try_settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
+    /// `seen` is what this process last saw of the consumer.
+    async fn try_settle(&self, connection: &Connection, seen: Option<Seen>) -> Result<Settled, PlaceError> {
         let spec = StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create: true, replicas: 1 };
         let stream = ensure_stream(connection, &spec).await?;
+        self.stream_created.store(stream.created_ns, Ordering::Relaxed);
         warn("stream", &stream.warnings);
         let spec =
             DeadLetterSpec { name: self.dead_letters.clone(), source: self.stream.clone(), create: true, replicas: 1 };
@@ -95,14 +110,17 @@ impl Place {
                 Some(record).filter(|record| record.stream_created_ns() == stream.created_ns)
             }
         };
-        let known = record.as_ref().filter(|record| record.floor() > 0).map(Record::floor);
+        let recorded = record.as_ref().filter(|record| record.floor() > 0).map(Record::floor);
+        let seen = seen.filter(|seen| seen.stream_created_ns == stream.created_ns).map(|seen| seen.floor);
+        // A stream that lost its end gives its last sequences again.
+        let known = recorded.max(seen).map(|floor| floor.min(stream.last_sequence.saturating_add(1)));
         let start = known.map_or_else(|| self.start(&stream), Start::Sequence);
         let consumer = ensure_consumer(connection, &self.consumer(start)).await?;
         warn("consumer", &consumer.warnings);
         if consumer.made {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
         }
-        let is_new = consumer.made && record.is_none();
+        let is_new = consumer.made && record.is_none() && seen.is_none();
         Ok(Settled { consumer, records, is_new })
     }
 
@@ -137,6 +155,7 @@ impl Place {
     ) -> Result<(), PlaceError> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut seen = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -144,7 +163,7 @@ impl Place {
                     if missing.is_none() {
                         return Ok(());
                     }
-                    match self.try_settle(&connection).await {
+                    match self.try_settle(&connection, seen).await {
                         Ok(_) => {}
                         Err(PlaceError::Manage(error)) if error.is_passing() => {
                             tracing::debug!(error = &error as &dyn std::error::Error, "the consumer is not found yet");
@@ -153,12 +172,17 @@ impl Place {
                     }
                 }
             }
-            waiting.send_replace(self.count(&connection).await);
+            let facts = consumer_facts(&connection, &self.stream, &self.sensor).await.ok();
+            if let Some(facts) = &facts {
+                let stream_created_ns = self.stream_created.load(Ordering::Relaxed);
+                seen = Some(Seen { stream_created_ns, floor: facts.ack_floor_stream_sequence.saturating_add(1) });
+            }
+            waiting.send_replace(self.count(&connection, facts).await);
         }
     }
 
-    async fn count(&self, connection: &Connection) -> Waiting {
-        let Ok(facts) = consumer_facts(connection, &self.stream, &self.sensor).await else { return Waiting::default() };
+    async fn count(&self, connection: &Connection, facts: Option<ConsumerFacts>) -> Waiting {
+        let Some(facts) = facts else { return Waiting::default() };
         let oldest_stored_ns = if facts.num_pending == 0 {
             None
         } else {
@@ -169,6 +193,7 @@ impl Place {
             pending: Some(facts.num_pending),
             ack_pending: Some(facts.num_ack_pending),
             paused: facts.paused,
+            reign: Some(facts.reign),
             oldest: oldest_stored_ns.map(|stored| (age_now(stored), clock::now())),
         }
     }

@@ -12,34 +12,39 @@ pub(super) struct Freshness {
     /// Up to this sequence a first delivery proves nothing; none while the stream's end is not known.
     upto: Option<u64>,
     not_before: Option<Instant>,
+    /// Counts what may have been forgotten: the stream's end that was asked for before proves nothing.
+    times: u64,
 }
 
 impl Freshness {
     /// The consumer was made just now, and never before: nothing was ever handed out.
     pub(super) const fn of_new_consumer() -> Self {
-        Self { upto: Some(0), not_before: None }
+        Self { upto: Some(0), not_before: None, times: 0 }
     }
 
     /// A consumer that was there: everything up to the stream's end counts as handed out. A lookup proves something
     /// from `not_before` on.
     pub(super) const fn unknown(not_before: Option<Instant>) -> Self {
-        Self { upto: None, not_before }
+        Self { upto: None, not_before, times: 0 }
     }
 
     /// The server may have forgotten what it handed out.
     pub(super) fn forgotten(&mut self, not_before: Option<Instant>) {
         self.upto = None;
         self.not_before = self.not_before.max(not_before);
+        self.times += 1;
     }
 
-    /// Whether the stream's end is to be read, to know from where on messages are fresh again.
-    pub(super) const fn wants_stream_end(&self) -> bool {
-        self.upto.is_none()
+    /// The question for the stream's end, to know from where on messages are fresh again; none where that is known.
+    pub(super) fn wants_stream_end(&self) -> Option<u64> {
+        self.upto.is_none().then_some(self.times)
     }
 
-    /// The stream's last sequence, read after the server may have forgotten.
-    pub(super) fn stream_ends_at(&mut self, last_sequence: u64) {
-        self.upto = Some(last_sequence);
+    /// The answer to that question.
+    pub(super) fn stream_ends_at(&mut self, question: u64, last_sequence: u64) {
+        if question == self.times {
+            self.upto = Some(last_sequence);
+        }
     }
 
     /// Whether a message was never handed out before.
@@ -67,8 +72,13 @@ mod tests {
         assert!(!freshness.is_fresh(1, 2), "delivered before");
         freshness.forgotten(Some(t0 + Duration::from_secs(10)));
         assert!(!freshness.is_fresh(500, 1), "the stream's end is not known yet");
-        assert!(freshness.wants_stream_end());
-        freshness.stream_ends_at(100);
+        let early = freshness.wants_stream_end().unwrap();
+        freshness.forgotten(Some(t0));
+        freshness.stream_ends_at(early, 90);
+        assert!(!freshness.is_fresh(95, 1), "that was asked before the server forgot again");
+        let question = freshness.wants_stream_end().unwrap();
+        freshness.stream_ends_at(question, 100);
+        assert_eq!(freshness.wants_stream_end(), None);
         assert!(!freshness.is_fresh(100, 1));
         assert!(freshness.is_fresh(101, 1));
         assert_eq!(freshness.not_before(), Some(t0 + Duration::from_secs(10)));

@@ -56,6 +56,8 @@ pub(super) struct Hand {
     /// A place among the creates under way; only for effects that the API server makes.
     place: Option<OwnedSemaphorePermit>,
     refusal_contradicted: bool,
+    /// What [`Alert::forgotten`] was when the message came.
+    forgotten_before: u64,
     news: mpsc::Sender<News>,
 }
 
@@ -69,6 +71,7 @@ impl Hand {
     ) -> Self {
         let id = shared.message_id(delivery.sequence, delivery.store_time_ns);
         let machine = Machine::new(id.clone(), credit.clone(), shared.terms, handed, clock::now());
+        let forgotten_before = shared.alerts.borrow().forgotten;
         Self {
             shared,
             delivery: Arc::new(delivery),
@@ -78,6 +81,7 @@ impl Hand {
             object: None,
             place: None,
             refusal_contradicted: false,
+            forgotten_before,
             news,
         }
     }
@@ -90,6 +94,8 @@ impl Hand {
         let mut place = Some(self.arrive());
         let mut call: Option<Call> = None;
         let mut progress: Option<Call> = None;
+        // The copy of the record is kept no longer once the process stops; it stays as it is then.
+        let mut followed = true;
         // What was true before the message came concerns it, too.
         self.alerted(&alerts.borrow_and_update().clone(), &mut events);
         loop {
@@ -133,11 +139,10 @@ impl Hand {
                         self.alerted(&alerts.borrow_and_update().clone(), &mut events);
                     }
                 }
-                changed = record.changed(), if waits => {
-                    if changed.is_ok() {
-                        record.borrow_and_update();
-                        events.push_back(Event::Tick);
-                    }
+                changed = record.changed(), if waits && followed => {
+                    followed = changed.is_ok();
+                    record.borrow_and_update();
+                    events.push_back(Event::Tick);
                 }
                 () = until(self.machine.deadline(), waits) => events.push_back(Event::Tick),
             }
@@ -166,13 +171,19 @@ impl Hand {
             lease_until: self.shared.lease_until(&self.credit.holder),
             connected: state.up,
             connection: state.epoch,
-            forgetful: state.forgetful_epoch,
+            // No nak may follow where the consumer does not know of this delivery any more.
+            forgetful: if self.is_forgotten() { u64::MAX } else { state.forgetful_epoch },
             contradicted: self.refusal_contradicted,
         }
     }
 
+    /// Whether the consumer may have forgotten that it handed the message out: then it may be another's already.
+    fn is_forgotten(&self) -> bool {
+        self.shared.alerts.borrow().forgotten != self.forgotten_before
+    }
+
     fn alerted(&self, alert: &Alert, events: &mut VecDeque<Event>) {
-        if alert.connection != (self.delivery.epoch, true) {
+        if alert.connection != (self.delivery.epoch, true) || alert.forgotten != self.forgotten_before {
             events.push_back(Event::ConnectionLost);
         }
         if alert.dead_holder.as_ref() == Some(&self.credit.holder) {

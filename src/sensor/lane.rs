@@ -2,6 +2,7 @@
 //! that sees it to its end.
 
 mod flow;
+mod memory;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::trigger::Trigger;
 use crate::clock;
 use crate::gate::{Gate, Reminder};
 use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullEvent, Puller, stream_facts};
-use crate::message::{Block, CreditId, Effect, Handed, HolderId, How, Outcome, Why};
+use crate::message::{CreditId, Effect, Handed, HolderId, How, Outcome, Why};
 use crate::runtime::Crew;
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
@@ -37,6 +38,9 @@ const NEWS: usize = 1024;
 pub(super) struct LaneSettings {
     pub(super) max_in_flight: u64,
     pub(super) consumer: String,
+    /// What the consumer allows one pull to ask for.
+    pub(super) max_batch: u64,
+    pub(super) max_expires: Duration,
     /// After a start or a forgetful reconnect: how long until a lookup proves something. None where that is not wanted.
     pub(super) redelivery_pause: Option<Duration>,
     /// How long the lane may take to end.
@@ -49,6 +53,8 @@ pub(super) struct Waiting {
     pub(super) pending: Option<u64>,
     pub(super) ack_pending: Option<u64>,
     pub(super) paused: bool,
+    /// Another number where the consumer is another one or has another leader.
+    pub(super) reign: Option<u64>,
     /// The age of the oldest pending message, and when it was read.
     pub(super) oldest: Option<(Duration, Instant)>,
 }
@@ -84,6 +90,7 @@ pub(super) struct Lane {
     in_hand: BTreeSet<u64>,
     connection: watch::Receiver<ConnectionState>,
     known_connection: ConnectionState,
+    known_reign: Option<u64>,
     reported_at: Option<Instant>,
     /// The leader's queue was full: the next try.
     report_not_before: Option<Instant>,
@@ -124,6 +131,7 @@ impl Lane {
             in_hand: BTreeSet::new(),
             connection,
             known_connection,
+            known_reign: None,
             reported_at: None,
             report_not_before: None,
             pull_not_before: None,
@@ -149,9 +157,11 @@ impl Lane {
         let (mut counted, mut connected) = (true, true);
         self.connection_changed();
         loop {
-            if self.freshness.wants_stream_end() && stream_end.is_none() && self.known_connection.up {
+            if let Some(question) = self.freshness.wants_stream_end().filter(|_| stream_end.is_none())
+                && self.known_connection.up
+            {
                 let (connection, stream) = (self.shared.connection.clone(), self.shared.identity.stream.clone());
-                stream_end = Some(Box::pin(async move { stream_facts(&connection, &stream).await }));
+                stream_end = Some(Box::pin(async move { (question, stream_facts(&connection, &stream).await) }));
             }
             self.pump(&mut puller).await;
             let now = clock::now();
@@ -185,16 +195,17 @@ impl Lane {
                     connection.borrow_and_update();
                     self.connection_changed();
                 }
-                facts = wait_for(&mut stream_end), if stream_end.is_some() => {
+                (question, facts) = wait_for(&mut stream_end), if stream_end.is_some() => {
                     stream_end = None;
                     if let Ok(facts) = facts {
-                        self.freshness.stream_ends_at(facts.last_sequence);
+                        self.freshness.stream_ends_at(question, facts.last_sequence);
                     }
                 }
                 changed = waiting.changed(), if counted => {
                     // Nobody counts any more at the end.
                     counted = changed.is_ok();
-                    waiting.borrow_and_update();
+                    let reign = waiting.borrow_and_update().reign;
+                    self.reigned_by(reign);
                 }
                 () = tokio::time::sleep_until(self.wake_at(now).into()) => {}
             }
@@ -227,30 +238,6 @@ impl Lane {
             }
             News::Block(credit, block) => self.blocked(&credit, block, now),
         }
-    }
-
-    fn blocked(&mut self, credit: &CreditId, block: Block, now: Instant) {
-        let reason = block.reason();
-        let (detail, after) = match block {
-            // The leader judges these: it re-reads the quota, and no other credit is spent until then.
-            Block::QuotaRefused(refusal) | Block::NeverFits(refusal) => {
-                self.credits.refused(&refusal.quota);
-                return;
-            }
-            Block::StatusUnknown { quota, resources: _ } => {
-                self.credits.refused(&quota);
-                return;
-            }
-            Block::TargetRefused { what, text } => (format!("{}: {text}", what.as_str()), None),
-            Block::Throttled { after } => ("the API server wants fewer requests".to_owned(), after),
-            Block::Unauthorized => ("the API server does not know who asks (401)".to_owned(), None),
-        };
-        match &mut self.block {
-            Some(known) => known.refused(reason, detail, after, credit.number, now),
-            None => self.block = Some(LocalBlock::new(reason, detail, after, now)),
-        }
-        // One is kept to try with.
-        self.credits.give_back(1);
     }
 
     fn granted(&mut self, grant: &Grant) {
@@ -304,7 +291,7 @@ impl Lane {
     fn pull_ended(&mut self, why: &PullEnd) {
         let now = clock::now();
         if why.may_have_forgotten() {
-            self.freshness.forgotten(self.settings.redelivery_pause.map(|pause| now + pause));
+            self.forgotten(now);
         }
         match why {
             PullEnd::ConnectionChanged => tracing::debug!("the pulls ended with their connection"),
@@ -345,12 +332,13 @@ impl Lane {
         if let Some(block) = &mut self.block {
             block.probing(credit.number);
         }
+        let remembers = self.knows_connection(delivery.epoch);
         let handed = Handed {
             delivered: delivery.delivered,
             pull_sent: delivery.pull_sent,
             connection: delivery.epoch,
-            fresh: self.freshness.is_fresh(delivery.sequence, delivery.delivered),
-            not_before: self.freshness.not_before(),
+            fresh: remembers && self.freshness.is_fresh(delivery.sequence, delivery.delivered),
+            not_before: if remembers { self.freshness.not_before() } else { self.pause_from(now) },
             effect: match self.shared.trigger {
                 Trigger::Kubernetes(_) => Effect::Object,
                 Trigger::Log { .. } => Effect::Instant,
@@ -388,26 +376,6 @@ impl Lane {
         if crew.spawn(nak).is_ok() {
             self.in_hand.insert(sequence);
         }
-    }
-
-    fn connection_changed(&mut self) {
-        let state = self.connection.borrow_and_update().clone();
-        let (was, forgetful) = (self.known_connection.up, self.known_connection.forgetful_epoch);
-        if state.up && !was {
-            tracing::info!(epoch = state.epoch, reconnects = state.reconnects, "connected to NATS");
-        } else if !state.up && was {
-            tracing::warn!(error = state.last_error.as_deref(), "the connection to NATS is lost");
-        }
-        if state.forgetful_epoch > forgetful {
-            let from = state.connected_at.unwrap_or_else(clock::now);
-            self.freshness.forgotten(self.settings.redelivery_pause.map(|pause| from + pause));
-        }
-        let reconnects = state.reconnects.saturating_sub(self.known_connection.reconnects);
-        self.shared.metrics.nats_reconnects.inc_by(reconnects);
-        self.shared.metrics.nats_connected.set(f64::from(u8::from(state.up)));
-        let connection = (state.epoch, state.up);
-        self.known_connection = state;
-        self.alert(|alert| alert.connection = connection);
     }
 
     fn stop(&mut self) {

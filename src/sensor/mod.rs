@@ -17,6 +17,7 @@ mod shared;
 mod trigger;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -191,12 +192,15 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         None => Credits::free(holder, clock::now()),
     };
     let trigger = setup::trigger(&mut config, cluster.as_ref(), created.as_ref().map(|(_, kind)| kind));
+    let place = setup::place(&config);
+    place.stream_created.store(settled.consumer.stream_created_ns, Ordering::Relaxed);
     let shared = Arc::new(Shared::new(
         Identity {
             namespace: config.namespace.clone(),
             sensor: config.sensor.name.clone(),
             trigger: config.sensor.trigger_name.clone(),
             stream: config.sensor.stream.clone(),
+            stream_created: Arc::clone(&place.stream_created),
         },
         trigger,
         message::Terms {
@@ -256,9 +260,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             Ok::<(), SensorError>(())
         });
     } else {
-        record_sender.send_replace(RecordCopy::Unkept);
+        record_sender.send_replace(RecordCopy::Unkept(None));
     }
-    let place = setup::place(&config);
     {
         let (connection, stop) = (connection.clone(), stop.clone());
         tasks.spawn_once("consumer", async move {
@@ -272,6 +275,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let lane_settings = LaneSettings {
         max_in_flight: u64::from(config.settings.max_in_flight),
         consumer: config.sensor.name.clone(),
+        max_batch: settled.consumer.max_batch.unwrap_or(u64::MAX),
+        max_expires: settled.consumer.max_expires.unwrap_or(Duration::MAX),
         redelivery_pause,
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,

@@ -25,7 +25,7 @@ pub(super) async fn follow(
     loop {
         let unwatched = leader.borrow_and_update().record.as_ref().is_some_and(|record| !record.watched);
         let next = match (&newest, unwatched) {
-            (_, true) => RecordCopy::Unkept,
+            (last, true) => RecordCopy::Unkept(last.clone()),
             (Some(record), false) => RecordCopy::Kept(Arc::clone(record)),
             (None, false) => RecordCopy::Unread,
         };

@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const BEAT: Duration = Duration::from_secs(5);
 /// The Lease of the namespace where sensors lead themselves.
 const LEASE: &str = "jetgate-ledger";
+/// The Lease of a sensor without a quota, before its name: it shares nothing, and its record must not wait for others.
+const RECORD_LEASE: &str = "jetgate-record-";
 /// The re-read where no quota is set: there is nothing to read.
 const NO_POLL: Duration = Duration::from_secs(3600);
 
@@ -117,6 +119,7 @@ pub(super) fn place(config: &Config) -> Place {
         ack_wait_min: settings.create_timeout.saturating_mul(2),
         max_ack_pending: i64::from(settings.max_in_flight).saturating_mul(4),
         deliver: settings.deliver_policy,
+        stream_created: Arc::default(),
     }
 }
 
@@ -139,7 +142,7 @@ pub(super) fn leader_settings(config: &Config, created: Created) -> LeaderSettin
     LeaderSettings {
         namespace: config.namespace.clone(),
         identity: config.identity.clone(),
-        lease: LEASE.to_owned(),
+        lease: quota.map_or_else(|| format!("{RECORD_LEASE}{}", config.sensor.name), |_| LEASE.to_owned()),
         instance: config.settings.instance.clone(),
         gated: quota.is_some(),
         own: Own { sensor: config.sensor.name.clone(), stream: config.sensor.stream.clone(), created },

@@ -1,6 +1,7 @@
 //! What the lane and its messages share.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -21,6 +22,8 @@ pub(super) struct Identity {
     pub(super) sensor: String,
     pub(super) trigger: String,
     pub(super) stream: String,
+    /// When the stream was created, as last looked up.
+    pub(super) stream_created: Arc<AtomicI64>,
 }
 
 /// The sensor's copy of the record.
@@ -29,8 +32,9 @@ pub(super) enum RecordCopy {
     /// Not read yet: nothing is known, so a redelivery waits.
     #[default]
     Unread,
-    /// No record is kept: the objects may not be watched, or the effects are no objects.
-    Unkept,
+    /// No record is kept: the objects may not be watched, or the effects are no objects. What it knew when it was kept
+    /// is true still.
+    Unkept(Option<Arc<Record>>),
     /// As last read.
     Kept(Arc<Record>),
 }
@@ -44,6 +48,8 @@ pub(super) struct Alert {
     pub(super) dead_holder: Option<HolderId>,
     /// The process ends.
     pub(super) shutdown: bool,
+    /// How often the consumer may have forgotten what it handed out, with the connection in place.
+    pub(super) forgotten: u64,
 }
 
 /// What the lane knows and a message needs at a step.
@@ -140,15 +146,20 @@ impl Shared {
     }
 
     pub(super) fn record_facts(&self, sequence: u64, store_time_ns: i64) -> RecordFacts {
-        match &*self.record.borrow() {
+        let copy = self.record.borrow();
+        let (record, kept) = match &*copy {
+            RecordCopy::Unread => (None, true),
+            RecordCopy::Unkept(last) => (last.as_ref(), false),
+            RecordCopy::Kept(record) => (Some(record), true),
+        };
+        // The record of another stream of this name says nothing about the messages of this one.
+        let created = self.identity.stream_created.load(Ordering::Relaxed);
+        let record = record.filter(|record| record.stream_created_ns() == created);
+        RecordFacts {
+            says: record.map_or(Says::NotYet, |record| record.says(sequence, store_time_ns)),
             // A version below every other: nothing is proven by it.
-            RecordCopy::Unread => RecordFacts { says: Says::NotYet, version: Some(0), in_doubt: false },
-            RecordCopy::Unkept => RecordFacts { says: Says::NotYet, version: None, in_doubt: false },
-            RecordCopy::Kept(record) => RecordFacts {
-                says: record.says(sequence, store_time_ns),
-                version: Some(record.version()),
-                in_doubt: record.in_doubt(sequence),
-            },
+            version: kept.then(|| record.map_or(0, |record| record.version())),
+            in_doubt: record.is_some_and(|record| record.in_doubt(sequence)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What happens to the world from outside, and how a schedule comes to rest.
 
-use crate::world::{Event, LEASE, LIVES, World};
+use crate::world::{Event, LEASE, LIVES, Mutant, World};
 
 impl World {
     /// One schedule: some chaos, then rest, then want everywhere.
@@ -105,6 +105,7 @@ impl World {
                     self.new_holder(None);
                 }
             }
+            71..84 if self.mutant == Mutant::OldLeaderLives && self.leaders.len() > 1 => {}
             71..80 => {
                 self.adopt();
                 self.some_hear_the_old_one();

@@ -122,7 +122,9 @@ impl World {
             }
         }
         if let Some(sim) = self.holders.iter().find(|sim| sim.alive && !sim.retired && !sim.holder.is_settled()) {
-            wrong = Some(format!("V5: {} is not settled: {:?}", sim.id(), sim.holder));
+            let holder = &sim.holder;
+            let (unused, busy, made) = (holder.unused(), holder.busy(), holder.made_count());
+            wrong = Some(format!("V5: {} is not settled: {unused} unused, {busy} busy, {made} made", sim.id()));
         }
         let live = ledger.live(&self.kind).and_then(LiveState::count);
         if live != Some(self.objects.len() as u64) {

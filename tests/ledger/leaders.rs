@@ -55,8 +55,10 @@ impl World {
     pub(crate) fn some_hear_the_old_one(&mut self) {
         let newest = self.leaders.len() - 1;
         for at in 0..self.holders.len() {
-            if self.mutant == Mutant::OldLeaderLives || self.rng.chance(20) {
-                let until = self.now + self.rng.between(1_000, LEASE + 2 * LIVES);
+            let forever = self.mutant == Mutant::OldLeaderLives;
+            if forever || self.rng.chance(20) {
+                let long = if forever { 60_000 } else { self.rng.between(1_000, LEASE + 2 * LIVES) };
+                let until = self.now + long;
                 self.cuts.push((at, newest, until));
             }
         }

@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use testbed::{ControlPlane, ControlPlaneOptions, Finisher, Nats, Pace, Resource};
+use testbed::referee::Tally;
+use testbed::{ControlPlane, ControlPlaneOptions, Finisher, Nats, Pace, Referee, Resource, Verdict};
 
-use crate::support::{LONG, Stage};
+use crate::support::{LONG, Sensor, Stage};
 
 /// One cell of the table; hard is 75.
 #[derive(Clone, Copy)]
@@ -59,6 +60,7 @@ impl Cell {
         #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
         let rate = (tally.created() - before) as f64 / seconds;
         let mean = tally.mean_alive(from, tally.elapsed());
+        let at_once = sensor.metric("sensor_concurrency_limit", &[]).await.unwrap_or_default();
         referee
             .until_created(published, LONG)
             .await
@@ -66,13 +68,16 @@ impl Cell {
         stage.until_drained().await;
         let verdict = stage.verdict(&referee, published);
         let retries = sensor.metric("sensor_quota_retries_total", &[]).await.unwrap_or_default();
+        let codes = plane.audit().unwrap().post_codes(&Resource::workflows(), &stage.namespace);
         eprintln!(
             "churn: limit {} of 75, {} deleted a second, quota controller {controller}: {rate:.0} created a second, \
-             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {retries} tried again at once",
-            self.limit, self.per_second, verdict.most_alive, verdict.refusals_403, verdict.posts
+             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {retries} tried again at once, \
+             answers {codes:?}, room for {at_once} creates at once",
+            self.limit, self.per_second, verdict.most_alive, verdict.refusals_403, verdict.posts,
         );
         assert!(verdict.is_clean(), "{verdict}");
-        assert_eq!(verdict.created, verdict.posts_201, "the referee saw everything that the API server made");
+        // More where the API server stored an object and came too late to say so.
+        assert!(verdict.created >= verdict.posts_201, "the referee missed {verdict}, {} answered", verdict.posts_201);
         assert!(verdict.most_alive <= self.limit, "{verdict}, limit {}", self.limit);
         assert_eq!(stage.dead_letters().await, 0);
         assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
@@ -105,27 +110,55 @@ async fn at_100_a_second_under_71_with_the_controllers_defaults() {
     }
 }
 
+/// Deletes 300 a second as long as the creates keep up with it, so that a slow machine, too, stays near the limit of 71.
+/// Ends when `span` is over, or as soon as more are alive than the limit.
+async fn pulses(stage: &Stage<'_>, referee: &Referee, sensor: &Sensor, span: Duration) {
+    let failed = |error: testbed::Error| panic!("{error}\n{}", sensor.process.last_log_lines(20));
+    let above = |tally: &Tally| tally.most_alive() > 71;
+    referee.until("nearly full", LONG, |tally| tally.most_alive() >= 70).await.unwrap_or_else(failed);
+    let finisher =
+        Finisher::start(stage.plane, &Resource::workflows(), &stage.namespace, Pace::OnDemand).await.unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < span && !above(&referee.tally()) {
+        finisher.set_pace(Pace::AtRandom { per_second: 300.0, seed: 7 }).await.unwrap();
+        referee.until("some gone", LONG, |tally| tally.alive() < 60 || above(tally)).await.unwrap_or_else(failed);
+        finisher.set_pace(Pace::OnDemand).await.unwrap();
+        referee
+            .until("nearly full again", LONG, |tally| tally.alive() >= 70 || above(tally))
+            .await
+            .unwrap_or_else(failed);
+    }
+}
+
+async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -> Verdict {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, name, "75").await;
+    for (variable, value) in settings {
+        stage.set(variable, value);
+    }
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..9000).await;
+    pulses(&stage, &referee, &sensor, span).await;
+    let verdict = stage.verdict(&referee, 0);
+    eprintln!("churn near the limit of 71, {settings:?}: {verdict}");
+    verdict
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_300_a_second_near_the_limit() {
+    let verdict = near_the_limit("near", &[], Duration::from_secs(if soak() { 20 } else { 8 })).await;
+    assert!(verdict.doubled.is_empty(), "{verdict}");
+    assert!(verdict.most_alive <= 71, "{verdict}");
+}
+
 /// The same without the live side, which only a build for tests can leave out: `used` alone lets more through. This
 /// shows that the tests above can fail.
 #[cfg(feature = "testing")]
 #[tokio::test(flavor = "multi_thread")]
 async fn goes_above_the_limit_when_only_used_is_counted() {
-    let plane = ControlPlane::shared().await.unwrap();
-    let nats = Nats::start_plain().await.unwrap();
-    let mut stage = Stage::new(plane, &nats, "used-alone", "75").await;
-    stage
-        .set("BACKPRESSURE_CAPACITY_RATIO", "0.95")
-        .set("JETGATE_TEST_WITHOUT_LIVE_SIDE", "1")
-        .set("BACKPRESSURE_SETTLE_TIME", "0s");
-    let referee = stage.referee().await;
-    let sensor = stage.start().await;
-    stage.publish(0..6000).await;
-    referee.until_created(60, LONG).await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.log()));
-    let pace = Pace::AtRandom { per_second: 300.0, seed: 7 };
-    let _finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
-    referee
-        .until("more alive than the limit", LONG, |tally| tally.most_alive() > 71)
-        .await
-        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
-    eprintln!("churn without the live side: {}", stage.verdict(&referee, 0));
+    let settings = [("JETGATE_TEST_WITHOUT_LIVE_SIDE", "1"), ("BACKPRESSURE_SETTLE_TIME", "0s")];
+    let verdict = near_the_limit("used-alone", &settings, LONG).await;
+    assert!(verdict.most_alive > 71, "{verdict}");
 }

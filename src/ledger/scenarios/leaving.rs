@@ -179,3 +179,23 @@ fn grants_wait_for_the_books() {
     let [Action::Send(grant)] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!(grant.top, 3);
 }
+
+#[test]
+fn an_old_report_that_raises_a_forgotten_holder_leaves_nothing_behind() {
+    let mut stand = Stand::with(vec![count_quota(1, "5", "0")]);
+    stand.counting("a");
+    let first = stand.report("a", 2);
+    let number = stand.make("a");
+    stand.applied("o1", "a", number);
+    stand.quota(count_quota(2, "5", "1"));
+    stand.of("a").leave();
+    stand.report("a", 0);
+    stand.report("a", 0);
+    assert!(!stand.knows("a"));
+    stand.ledger.report(&first, stand.now);
+    stand.act();
+    assert_eq!(stand.out("a"), NumberSet::of_range(1, 2));
+    stand.pass(secs(20));
+    stand.checked(&[object("o1", "a", 1)]);
+    assert!(!stand.knows("a"), "the watch has told of o1 before, and tells no more");
+}

@@ -119,6 +119,17 @@ fn a_stream_that_lost_its_end_is_noticed_by_its_length() {
 }
 
 #[test]
+fn a_lost_end_is_noticed_by_the_floor_too() {
+    // What was acknowledged without an object, as dead letters are, was never seen.
+    let mut record = record(&[1, 2]);
+    record.raise_floor(8);
+    assert!(!record.stream_ends_at(7), "the floor is one beyond the last");
+    assert!(record.stream_ends_at(6));
+    assert_eq!(record.says(7, time(100)), Says::NotYet, "the stream gives 7 to another message");
+    assert!(record.in_doubt(7) && !record.in_doubt(8));
+}
+
+#[test]
 fn a_sequence_with_a_later_time_is_another_message() {
     let mut record = record(&[890, 900, 901, 1_000]);
     // The stream went back to 895 and gives 900 again, an hour later.

@@ -93,8 +93,8 @@ impl Lane {
             return;
         }
         let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
-        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50));
-        match puller.pull(free, expires).await {
+        let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50)).min(self.settings.max_expires);
+        match puller.pull(free.min(self.settings.max_batch), expires).await {
             Ok(()) => {}
             Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
                 tracing::debug!(error = %error, "no pull now");

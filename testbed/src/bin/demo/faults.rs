@@ -6,7 +6,7 @@ use testbed::wait;
 use tokio::sync::watch;
 
 use crate::failure::Result;
-use crate::screen::Screen;
+use crate::screen::{Screen, messages};
 use crate::sight::{Gate, Sight};
 use crate::stage::{CREATE_TIMEOUT, Stage};
 
@@ -36,7 +36,7 @@ pub(crate) async fn api_server(
     seen.wait_for(|sight| sight.created >= first).await?;
     show(screen, seen);
     screen.recovered(&format!(
-        "API server: connected again after {}, all {first} that have room are created after {}",
+        "API server: connected again after {}, all that has room ({first}) is created after {}",
         seconds(connected),
         seconds(begun.elapsed())
     ));
@@ -75,9 +75,10 @@ pub(crate) async fn nats(stage: &Stage, screen: &Screen, seen: &mut watch::Recei
         count => format!(", {count} of them done already (the killed server forgot that)"),
     };
     screen.recovered(&format!(
-        "NATS: up after {}, the sensor is connected after {}; {state}, {waiting} messages wait{forgotten}",
+        "NATS: up after {}, the sensor is connected after {}; {state}, {} unacknowledged{forgotten}",
         seconds(up),
-        seconds(connected)
+        seconds(connected),
+        messages(waiting)
     ));
     // Nobody knows what the killed server handed out, so messages wait for CREATE_TIMEOUT before they are looked up.
     // Room that appears meanwhile would be filled in one go; let people see it filled as it appears.
@@ -90,7 +91,7 @@ pub(crate) async fn nats(stage: &Stage, screen: &Screen, seen: &mut watch::Recei
 
 /// SIGKILL for the sensor, and a new one in its place.
 pub(crate) async fn sensor(stage: &Stage, screen: &Screen, seen: &mut watch::Receiver<Sight>) -> Result<()> {
-    let messages = stage.options.count();
+    let count = stage.options.count();
     let begun = Instant::now();
     stage.sensor.kill().await?;
     show(screen, seen);
@@ -101,12 +102,12 @@ pub(crate) async fn sensor(stage: &Stage, screen: &Screen, seen: &mut watch::Rec
     let new = stage.sensor.pid();
     let sight = seen.wait_for(|sight| sight.sensor == new && sight.limit.is_some()).await?.clone();
     let leads = begun.elapsed();
-    seen.wait_for(|now| now.created > sight.created || now.created >= messages).await?;
+    seen.wait_for(|now| now.created > sight.created || now.created >= count).await?;
     show(screen, seen);
-    let next = if sight.created < messages {
+    let next = if sight.created < count {
         format!("creates again after {}", seconds(begun.elapsed()))
     } else {
-        format!("everything is created, {} messages are not acknowledged", sight.waiting.unwrap_or_default())
+        format!("everything is created already, {} unacknowledged", messages(sight.waiting.unwrap_or_default()))
     };
     screen.recovered(&format!("sensor: ready after {}, has credits after {}, {next}", seconds(ready), seconds(leads)));
     Ok(())

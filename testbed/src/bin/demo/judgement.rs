@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use testbed::{Resource, Verdict, wait};
 
 use crate::failure::{Failure, Result};
+use crate::options::Fault;
 use crate::screen::Screen;
 use crate::stage::{CAUSE, DEAD_LETTERS, Stage};
 use crate::story::Told;
@@ -23,6 +24,8 @@ pub(crate) struct Judgement {
     blocked: BTreeMap<String, f64>,
     took: Duration,
     seed: u64,
+    // Whether connections to the API server were.
+    was_cut: bool,
     broken: Vec<String>,
 }
 
@@ -79,8 +82,20 @@ pub(crate) async fn judge(stage: &Stage, told: Told) -> Result<Judgement> {
         blocked: told.last.blocked.by_reason().into_iter().filter(|(_, seconds)| *seconds >= 0.05).collect(),
         took: told.took,
         seed: stage.options.seed,
+        was_cut: stage.options.breaks(Fault::Api),
         broken,
     })
+}
+
+/// What an answer to a create means here.
+fn meaning(code: u16) -> &'static str {
+    match code {
+        201 => " (created)",
+        403 => " (refused by the quota)",
+        409 => " (exists already)",
+        504 => " (cut; the object may be there)",
+        _ => "",
+    }
 }
 
 async fn dead_letters(stage: &Stage) -> Result<u64> {
@@ -111,7 +126,8 @@ impl Judgement {
         let reasons: Vec<String> =
             self.blocked.iter().map(|(reason, seconds)| format!("{reason} {seconds:.1} s")).collect();
         let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-        let codes: Vec<String> = self.codes.iter().map(|(code, count)| format!("{count} x {code}")).collect();
+        let codes: Vec<String> =
+            self.codes.iter().map(|(code, count)| format!("{count} x {code}{}", meaning(*code))).collect();
         screen.say("");
         screen.say(&format!(
             "referee: {} created, {} lost, {} doubled, most alive at once {}, blocked for {total:.1} s, {} refusals",
@@ -137,6 +153,12 @@ impl Judgement {
             codes.join(", ")
         ));
         screen.say(&format!("  blocked    {total:.1} s by the sensor's own count{reasons}"));
+        if verdict.refusals_403 > 0 && self.was_cut {
+            screen.say(
+                "  refusals   the API server charges the quota for cut requests, until the quota controller counts again; the \
+                 messages are tried again",
+            );
+        }
         if self.broken.is_empty() {
             screen.good(&format!("every promise was kept ({:.0} s in all)", screen.elapsed().as_secs_f64()));
         } else {

@@ -8,6 +8,9 @@ use crate::sight::{Gate, Sight};
 
 /// A burst changes the numbers faster than anybody can read.
 const ROW_EVERY: Duration = Duration::from_millis(400);
+/// A long run is not followed in every detail.
+const LATER_ROW_EVERY: Duration = Duration::from_secs(2);
+const DETAILED_ROWS: u32 = 60;
 const ROWS_PER_HEADING: u32 = 25;
 
 const PLAIN: &str = "";
@@ -16,6 +19,12 @@ const DIM: &str = "\x1b[2m";
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
 const YELLOW: &str = "\x1b[33m";
+
+/// `1 message`, `2 messages`.
+pub(crate) fn messages(count: impl Into<u64>) -> String {
+    let count = count.into();
+    format!("{count} message{}", if count == 1 { "" } else { "s" })
+}
 
 pub(crate) struct Screen {
     began: Instant,
@@ -74,7 +83,8 @@ impl Screen {
     pub(crate) fn row(&self, sight: &Sight, at_once: bool) {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = rows.shown.as_ref().is_none_or(|shown| !shown.looks_like(sight));
-        let due = at_once || rows.at.is_none_or(|at| at.elapsed() >= ROW_EVERY);
+        let every = if rows.count < DETAILED_ROWS { ROW_EVERY } else { LATER_ROW_EVERY };
+        let due = at_once || rows.at.is_none_or(|at| at.elapsed() >= every);
         if !changed || !due {
             return;
         }

@@ -16,7 +16,7 @@ use testbed::{ControlPlane, ControlPlaneOptions, FaultProxy, Finisher, Login, Na
 
 use crate::failure::Result;
 use crate::options::Options;
-use crate::screen::Screen;
+use crate::screen::{Screen, messages};
 use crate::sensor::{self, Sensor};
 
 pub(crate) const STREAM: &str = "ORDERS";
@@ -54,10 +54,14 @@ impl Stage {
     pub(crate) async fn build(options: &Options, screen: &Screen) -> Result<Self> {
         let (program, version) = sensor::program(options.sensor.as_deref()).await?;
         screen.say(&format!(
-            "{} messages at once, a quota of {} Workflows, ratio {}: never more than {} alive. Starting etcd, kube-apiserver, \
+            "{} at once, {}, ratio {}: never more than {} alive. Starting etcd, kube-apiserver, \
              kube-controller-manager and nats-server ...",
-            options.messages,
-            options.hard,
+            messages(options.messages),
+            if options.hard == 1 {
+                "a quota of 1 Workflow".to_owned()
+            } else {
+                format!("a quota of {} Workflows", options.hard)
+            },
             options.ratio,
             options.limit()
         ));
@@ -135,6 +139,10 @@ impl Stage {
         } else {
             screen.say("              (the folders go at the end; --keep lets them stay)");
         }
+        screen.say(
+            "  columns     used: the quota's own count; live, created: what the referee sees; limit, gate: what the sensor says; \
+             waiting: messages not acknowledged",
+        );
     }
 
     pub(crate) fn namespace(&self) -> &str {

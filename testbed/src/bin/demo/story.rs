@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::failure::Result;
 use crate::faults;
 use crate::options::Fault;
-use crate::screen::Screen;
+use crate::screen::{self, Screen};
 use crate::sight::{self, Sight};
 use crate::stage::Stage;
 
@@ -51,7 +51,7 @@ async fn act(stage: &Stage, screen: &Screen, mut seen: watch::Receiver<Sight>) -
     let (messages, limit) = (options.count(), options.limit());
     let first = messages.min(limit);
     let mut dice = Dice(options.seed);
-    screen.event(&format!("{messages} messages are published at once; no Workflow finishes yet"));
+    screen.event(&format!("{} published at once; no Workflow finishes yet", screen::messages(options.messages)));
     stage.publish().await?;
     if options.breaks(Fault::Api) {
         stage.referee.until_created(dice.share(first, 20, 60), FOREVER).await?;
@@ -62,8 +62,8 @@ async fn act(stage: &Stage, screen: &Screen, mut seen: watch::Receiver<Sight>) -
         seen.wait_for(|sight| sight.is_blocked_by("at_limit")).await?;
         let sight = seen.borrow().clone();
         screen.row(&sight, true);
-        let waiting = messages - first;
-        screen.event(&format!("the limit is reached: {limit} are alive, {waiting} messages wait in JetStream"));
+        let waiting = screen::messages(u64::try_from(messages - first).unwrap_or(u64::MAX));
+        screen.event(&format!("the limit is reached: {limit} alive, {waiting} waiting in JetStream"));
     }
     if options.breaks(Fault::Nats) {
         faults::nats(stage, screen, &mut seen).await?;

@@ -1,0 +1,93 @@
+//! What the lane makes of news that are bad for all messages: refusals of the target, and servers that forget.
+
+use std::time::{Duration, Instant};
+
+use super::Lane;
+use crate::clock;
+use crate::message::{Block, CreditId};
+use crate::sensor::block::LocalBlock;
+
+impl Lane {
+    pub(super) fn blocked(&mut self, credit: &CreditId, block: Block, now: Instant) {
+        let reason = block.reason();
+        let (detail, after) = match block {
+            // The leader judges these: it re-reads the quota, and no other credit is spent until then.
+            Block::QuotaRefused(refusal) | Block::NeverFits(refusal) => {
+                self.credits.refused(&refusal.quota);
+                if self.is_judged_by_leader(&refusal.quota) {
+                    return;
+                }
+                let wanted: Vec<String> =
+                    refusal.requested.iter().map(|(resource, amount)| format!("{resource}={amount}")).collect();
+                (format!("quota {} has no room for {}", refusal.quota, wanted.join(",")), None)
+            }
+            Block::StatusUnknown { quota, resources: _ } => {
+                self.credits.refused(&quota);
+                return;
+            }
+            Block::TargetRefused { what, text } => (format!("{}: {text}", what.as_str()), None),
+            Block::Throttled { after } => ("the API server wants fewer requests".to_owned(), after),
+            Block::Unauthorized => ("the API server does not know who asks (401)".to_owned(), None),
+        };
+        match &mut self.block {
+            Some(known) => known.refused(reason, detail, after, credit.number, now),
+            None => self.block = Some(LocalBlock::new(reason, detail, after, now)),
+        }
+        // One is kept to try with.
+        self.credits.give_back(1);
+    }
+
+    /// Whether the leader counts a quota, so that it judges its refusals. One that it does not count, because it has
+    /// scopes or bounds something that the costs do not name, would be refused again by every further message.
+    fn is_judged_by_leader(&self, quota: &str) -> bool {
+        let readings = self.credits.last_grant().map(|grant| grant.readings.as_slice()).unwrap_or_default();
+        readings.is_empty() || readings.iter().any(|reading| reading.quota == quota)
+    }
+
+    pub(super) fn connection_changed(&mut self) {
+        let state = self.connection.borrow_and_update().clone();
+        let (was, forgetful) = (self.known_connection.up, self.known_connection.forgetful_epoch);
+        if state.up && !was {
+            tracing::info!(epoch = state.epoch, reconnects = state.reconnects, "connected to NATS");
+        } else if !state.up && was {
+            tracing::warn!(error = state.last_error.as_deref(), "the connection to NATS is lost");
+        }
+        if state.forgetful_epoch > forgetful {
+            let from = state.connected_at.unwrap_or_else(clock::now);
+            self.freshness.forgotten(self.pause_from(from));
+        }
+        let reconnects = state.reconnects.saturating_sub(self.known_connection.reconnects);
+        self.shared.metrics.nats_reconnects.inc_by(reconnects);
+        self.shared.metrics.nats_connected.set(f64::from(u8::from(state.up)));
+        let connection = (state.epoch, state.up);
+        self.known_connection = state;
+        self.alert(|alert| alert.connection = connection);
+    }
+
+    /// Whether a message came by the connection whose memory was judged. Its state may be told later than its messages.
+    pub(super) fn knows_connection(&mut self, epoch: u64) -> bool {
+        if epoch != self.known_connection.epoch {
+            self.connection_changed();
+        }
+        epoch == self.known_connection.epoch
+    }
+
+    /// Who the consumer is and who leads it, read once a second: a change may have had no pull of ours to end.
+    pub(super) fn reigned_by(&mut self, reign: Option<u64>) {
+        let Some(reign) = reign else { return };
+        if self.known_reign.replace(reign).is_some_and(|known| known != reign) {
+            tracing::info!(consumer = self.settings.consumer, "the consumer was made anew, or has another leader");
+            self.forgotten(clock::now());
+        }
+    }
+
+    /// The consumer may not know any more what it handed out and what was acknowledged.
+    pub(super) fn forgotten(&mut self, now: Instant) {
+        self.freshness.forgotten(self.pause_from(now));
+        self.alert(|alert| alert.forgotten += 1);
+    }
+
+    pub(super) fn pause_from(&self, from: Instant) -> Option<Instant> {
+        self.settings.redelivery_pause.map(|pause: Duration| from + pause)
+    }
+}

@@ -1,0 +1,236 @@
+//! What the sensor keeps in JetStream is deleted, paused, purged or moved while it works.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use testbed::{ControlPlane, Finisher, Nats, NatsCluster, NatsOptions, Pace, Resource, wait};
+
+use crate::support::{LONG, Stage};
+
+async fn finisher(stage: &Stage<'_>, pace: Pace) -> Finisher {
+    Finisher::start(stage.plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap()
+}
+
+/// Asks JetStream's API; panics on its error.
+async fn api(client: &async_nats::Client, subject: String, body: &str) -> serde_json::Value {
+    let answer = client.request(subject.clone(), body.to_owned().into()).await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer["error"].is_null(), "{subject}: {answer}");
+    answer
+}
+
+/// The durable is deleted in the middle of a burst, with messages in hand, acknowledged and waiting; objects finish at
+/// once, so that only the record knows of them. It is made again where the record stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_consumer_is_made_again_where_the_record_stands() {
+    const MESSAGES: usize = 300;
+    const LIMIT: usize = 20;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "deleted", &LIMIT.to_string()).await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    let referee = stage.referee().await;
+    let finisher = finisher(&stage, Pace::After(Duration::ZERO)).await;
+    let sensor = stage.start().await;
+    stage.publish(0..MESSAGES).await;
+    for deletions in 1..=3 {
+        referee.until_created(deletions * MESSAGES / 5, LONG).await.unwrap();
+        // The floor of the record is what the successor begins at; before it is written once there is none.
+        api(&stage.nats, format!("$JS.API.CONSUMER.DELETE.{}.{}", stage.stream, stage.sensor), "").await;
+        let made = wait::until_true("the consumer is made again", LONG, || async {
+            sensor.lines("durable consumer made").len() == deletions + 1
+        });
+        made.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+        println!("{}", sensor.lines("durable consumer made").pop().unwrap()["start"]);
+    }
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    let recorded = sensor.metric("sensor_messages_total", &["outcome=\"recorded\""]).await;
+    println!("{verdict}, acknowledged by the record: {recorded:?}");
+    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
+    assert_eq!(sensor.stop().await, Some(0));
+    drop(finisher);
+}
+
+/// Deleted while the sensor is down: the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_vanished_while_the_sensor_was_down_loses_and_doubles_nothing() {
+    const MESSAGES: usize = 60;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "vanished", "20").await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..MESSAGES).await;
+    referee.until_created(10, LONG).await.unwrap();
+    sensor.until_reason(Some("at_limit")).await;
+    assert_eq!(sensor.stop().await, Some(0));
+    let created = referee.tally().created();
+    stage.delete_all(&referee).await;
+    api(&stage.nats, format!("$JS.API.CONSUMER.DELETE.{}.{}", stage.stream, stage.sensor), "").await;
+    let finisher = finisher(&stage, Pace::After(Duration::ZERO)).await;
+    let sensor = stage.start().await;
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    println!("{created} before, {verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
+    drop(finisher);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_consumer_is_the_reason_and_goes_on() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "paused", "20").await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..5).await;
+    referee.until_created(5, LONG).await.unwrap();
+    stage.until_drained().await;
+    let subject = format!("$JS.API.CONSUMER.PAUSE.{}.{}", stage.stream, stage.sensor);
+    api(&stage.nats, subject.clone(), r#"{"pause_until":"2100-01-01T00:00:00Z"}"#).await;
+    sensor.until_reason(Some("consumer_paused")).await;
+    stage.publish(5..10).await;
+    sensor.until_metric("sensor_pending_messages", &[], |pending| pending == 5.0).await;
+    assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(0.0), "no matter of the quota");
+    assert_eq!(referee.tally().created(), 5);
+    api(&stage.nats, subject, "{}").await;
+    stage.until_exact(&referee, &sensor, 10).await;
+    sensor.until_reason(None).await;
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// A purge takes what was not handed out; the rest, and what comes later, goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purged_stream_goes_on_with_what_comes_later() {
+    const LIMIT: usize = 10;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "purged", &LIMIT.to_string()).await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..50).await;
+    referee.until_created(LIMIT, LONG).await.unwrap();
+    sensor.until_reason(Some("at_limit")).await;
+    stage.jetstream().get_stream(&stage.stream).await.unwrap().purge().await.unwrap();
+    stage.publish(50..80).await;
+    let finisher = finisher(&stage, Pace::After(Duration::ZERO)).await;
+    let verdict = stage.until_exact(&referee, &sensor, LIMIT + 30).await;
+    println!("{verdict}");
+    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
+    drop(finisher);
+}
+
+/// Somebody deletes the buckets of books and record under a running leader. What they held is lost; the limit is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_buckets_come_back_and_the_limit_holds() {
+    const MESSAGES: usize = 60;
+    const LIMIT: usize = 10;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "buckets", &LIMIT.to_string()).await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    let referee = stage.referee().await;
+    let finisher = finisher(&stage, Pace::OnDemand).await;
+    let sensor = stage.start().await;
+    stage.publish(0..MESSAGES).await;
+    referee.until_created(LIMIT, LONG).await.unwrap();
+    sensor.until_reason(Some("at_limit")).await;
+    for bucket in ["jetgate-books", "jetgate-record", "jetgate-capacity"] {
+        stage.jetstream().delete_key_value(bucket).await.unwrap();
+        let created = referee.tally().created();
+        finisher.finish_one().await.unwrap().unwrap();
+        finisher.finish_one().await.unwrap().unwrap();
+        referee
+            .until_created(created + 2, LONG)
+            .await
+            .unwrap_or_else(|error| panic!("{bucket}: {error}\n{}", sensor.process.last_log_lines(30)));
+        println!("went on without {bucket}");
+    }
+    finisher.set_pace(Pace::After(Duration::ZERO)).await.unwrap();
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// Three servers with everything on three: leaders are moved and servers killed while objects are created.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_move_and_servers_die_in_a_cluster() {
+    const MESSAGES: usize = 400;
+    const LIMIT: usize = 30;
+    let plane = ControlPlane::shared().await.unwrap();
+    let cluster = NatsCluster::start(NatsOptions::default()).await.unwrap();
+    let mut stage = Stage::new(plane, &cluster.nodes()[0], "cluster", &LIMIT.to_string()).await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    stage.nats_url = cluster.url();
+    stage.nats = cluster.connect().await.unwrap();
+    let js = stage.jetstream();
+    for bucket in ["jetgate-books", "jetgate-record", "jetgate-capacity"] {
+        let config = jetstream::kv::Config { bucket: bucket.to_owned(), num_replicas: 3, ..Default::default() };
+        js.create_key_value(config).await.unwrap();
+    }
+    let mut stream = js.get_stream(&stage.stream).await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.num_replicas = 3;
+    js.update_stream(config).await.unwrap();
+    wait::until_true("the stream is on three servers", LONG, || async {
+        let mut stream = js.get_stream(&stage.stream).await.unwrap();
+        let info = stream.info().await.unwrap();
+        info.cluster.as_ref().is_some_and(|cluster| {
+            cluster.leader.is_some() && cluster.replicas.len() == 2 && cluster.replicas.iter().all(|peer| peer.current)
+        })
+    })
+    .await
+    .unwrap();
+    let referee = stage.referee().await;
+    let finisher = finisher(&stage, Pace::After(Duration::from_millis(20))).await;
+    let sensor = stage.start().await;
+    stage.publish(0..MESSAGES).await;
+    let (stream, durable) = (&stage.stream, &stage.sensor);
+    let mut done = 0;
+    for round in 0..3 {
+        for subject in [
+            format!("$JS.API.CONSUMER.LEADER.STEPDOWN.{stream}.{durable}"),
+            format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"),
+            "$JS.API.STREAM.LEADER.STEPDOWN.KV_jetgate-books".to_owned(),
+        ] {
+            done += 15;
+            referee
+                .until_created(done, LONG)
+                .await
+                .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+            // While a leader is being chosen nobody can step down.
+            wait::until_true(&subject, LONG, || async {
+                let Ok(answer) = stage.nats.request(subject.clone(), "".into()).await else { return false };
+                let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+                answer["error"].is_null()
+            })
+            .await
+            .unwrap();
+        }
+        done += 15;
+        referee.until_created(done, LONG).await.unwrap_or_else(|error| {
+            panic!("{error}\n{}", sensor.process.last_log_lines(30));
+        });
+        let node = &cluster.nodes()[round];
+        node.process().kill().await.unwrap();
+        done += 40;
+        referee
+            .until_created(done, LONG)
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+        node.process().start_again().await.unwrap();
+        cluster.until_formed(LONG).await.unwrap();
+        println!("round {round}: {}", referee.tally());
+    }
+    referee
+        .until_created(MESSAGES, LONG)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    println!("{verdict}, {:?} reconnects", sensor.metric("sensor_nats_reconnects_total", &[]).await);
+    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
+    drop(finisher);
+}
