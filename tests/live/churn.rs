@@ -60,6 +60,7 @@ impl Cell {
         #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
         let rate = (tally.created() - before) as f64 / seconds;
         let mean = tally.mean_alive(from, tally.elapsed());
+        let at_once = sensor.metric("sensor_concurrency_limit", &[]).await.unwrap_or_default();
         referee
             .until_created(published, LONG)
             .await
@@ -67,16 +68,12 @@ impl Cell {
         stage.until_drained().await;
         let verdict = stage.verdict(&referee, published);
         let retries = sensor.metric("sensor_quota_retries_total", &[]).await.unwrap_or_default();
+        let codes = plane.audit().unwrap().post_codes(&Resource::workflows(), &stage.namespace);
         eprintln!(
             "churn: limit {} of 75, {} deleted a second, quota controller {controller}: {rate:.0} created a second, \
-             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {} answered otherwise than 201, \
-             {retries} tried again at once",
-            self.limit,
-            self.per_second,
-            verdict.most_alive,
-            verdict.refusals_403,
-            verdict.posts,
-            verdict.posts - verdict.posts_201 - verdict.refusals_403,
+             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {retries} tried again at once, \
+             answers {codes:?}, room for {at_once} creates at once",
+            self.limit, self.per_second, verdict.most_alive, verdict.refusals_403, verdict.posts,
         );
         assert!(verdict.is_clean(), "{verdict}");
         // More where the API server stored an object and came too late to say so.
