@@ -290,7 +290,7 @@ metrics! {
     dead_letters: IntCounterVec "sensor_dead_letters_total" [Reason = DeadReason] One
         "Messages moved to the dead letters.";
     acks: IntCounterVec "sensor_acks_total" [Result = AckResult] One
-        "Acknowledgements of any sort by how they ended.";
+        "Acknowledgements of messages that have had their effect, by how they ended.";
     concurrency_limit: GaugeVec "sensor_concurrency_limit" [] One
         "Effects that may be under way at once.";
     leader: GaugeVec "jetgate_leader" [Namespace] Flag
