@@ -201,10 +201,15 @@ impl<'p> Stage<'p> {
 
     /// Messages that the consumer has not finished with: pending and unacknowledged.
     pub(crate) async fn waiting(&self) -> (u64, u64) {
-        let stream = self.jetstream().get_stream(&self.stream).await.unwrap();
-        let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(&self.sensor).await.unwrap();
-        let info = consumer.get_info().await.unwrap();
-        (info.num_pending, info.num_ack_pending as u64)
+        // A cluster that chooses a leader answers for a moment that it is not available.
+        wait::until("the consumer answers", LONG, || async {
+            let stream = self.jetstream().get_stream(&self.stream).await.ok()?;
+            let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(&self.sensor).await.ok()?;
+            let info = consumer.get_info().await.ok()?;
+            Some((info.num_pending, info.num_ack_pending as u64))
+        })
+        .await
+        .unwrap()
     }
 
     pub(crate) async fn until_drained(&self) {
