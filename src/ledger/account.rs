@@ -187,10 +187,12 @@ impl Account {
         }
         self.phase = Phase::Alive { heard: now };
         self.seq = report.seq;
-        self.reported_top = report.top;
+        self.leaving |= report.leaving;
+        // A holder that leaves never puts another number on a message: what is on its way to it is returned already,
+        // and it may be gone before that arrives.
+        self.reported_top = if self.leaving { self.top.max(self.next_top) } else { report.top };
         self.open.clone_from(&report.open);
         self.want = report.want;
-        self.leaving |= report.leaving;
         // What the holder no longer calls made has been echoed.
         if !self.settled.is_empty() {
             self.settled = self.settled.intersection(&report.made);

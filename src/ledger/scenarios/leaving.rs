@@ -106,6 +106,28 @@ fn a_holder_that_leaves_is_forgotten_when_the_last_is_echoed() {
     assert!(stand.books.as_ref().unwrap().holders.is_empty());
 }
 
+#[test]
+fn a_holder_that_leaves_need_not_hear_of_its_last_numbers() {
+    let mut stand = Stand::with(vec![count_quota(1, "5", "0")]);
+    stand.counting("a");
+    stand.report("a", 3);
+    let now = stand.now;
+    // Two more are granted, and the grant does not arrive.
+    let more = stand.of("a").report(5, now);
+    let holder = stand.holders.remove("a").unwrap();
+    stand.ledger.report(&more, now);
+    stand.act();
+    assert_eq!(stand.out("a").len(), 5);
+    stand.holders.insert("a".to_owned(), holder);
+    stand.of("a").leave();
+    let last = stand.of("a").report(0, now);
+    assert_eq!(last.top, 3);
+    stand.ledger.report(&last, now);
+    stand.act();
+    assert!(!stand.knows("a"), "it never uses a number again, those that it has not heard of included");
+    assert!(stand.books.as_ref().unwrap().holders.is_empty());
+}
+
 fn books_of(top: u64, out: NumberSet) -> Books {
     let mut books = Books::empty();
     books.epoch = 7;
