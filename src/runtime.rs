@@ -335,6 +335,12 @@ impl<T: Send + 'static> Crew<T> {
         }
     }
 
+    /// An end that has come already.
+    pub fn try_next(&mut self) -> Option<Result<T, TaskFailure>> {
+        let end = self.set.try_join_next()?;
+        Some(self.end(end))
+    }
+
     /// The next end; none when there is none to come.
     ///
     /// # Errors

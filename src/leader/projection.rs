@@ -57,7 +57,7 @@ impl Projection {
     pub(super) fn saw(&mut self, sight: &Sight, now: Instant) {
         let Some(text) = sight.message.as_deref() else { return };
         let Some(id) = MessageId::parse_annotation(text) else { return };
-        let ours = id.namespace == self.namespace && id.sensor == self.sensor && id.stream == self.stream;
+        let ours = *id.namespace == *self.namespace && *id.sensor == *self.sensor && *id.stream == *self.stream;
         // An older store time than the stream's creation is another stream's that had the same name.
         if !ours || id.store_time_ns < self.record.stream_created_ns() || !owns(text, &sight.name) {
             return;

@@ -44,6 +44,8 @@ pub struct Holder {
     leaving: bool,
     /// Something changed that the leader should hear of.
     dirty: bool,
+    /// It is more than that numbers came back.
+    urgent: bool,
     /// The newest grant that was obeyed.
     last: Option<Grant>,
 }
@@ -68,6 +70,7 @@ impl Holder {
             restart: false,
             leaving: false,
             dirty: true,
+            urgent: true,
             last: None,
         }
     }
@@ -144,10 +147,27 @@ impl Holder {
         self.dirty
     }
 
+    /// Whether the last report is answered.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        self.applied_seq >= self.seq
+    }
+
     /// How often a report is due though nothing changed: a third of the lease, so that two may be lost.
     #[must_use]
     pub fn report_interval(&self) -> Duration {
         self.terms.lease / 3
+    }
+
+    /// Whether what changed is more than that numbers came back.
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    const fn hurry(&mut self, changed: bool) {
+        self.dirty |= changed;
+        self.urgent |= changed;
     }
 
     /// Puts a number on a message: the smallest unused one, and only under a lease that holds.
@@ -164,7 +184,7 @@ impl Holder {
     pub fn made(&mut self, number: u64) {
         if self.busy.remove(number) {
             self.made.insert(number);
-            self.dirty = true;
+            self.hurry(true);
         }
     }
 
@@ -188,7 +208,7 @@ impl Holder {
         while self.unused.len() > keep && self.unused.pop_last().is_some() {
             gone += 1;
         }
-        self.dirty |= gone > 0;
+        self.hurry(gone > 0);
         gone
     }
 
@@ -196,14 +216,14 @@ impl Holder {
     pub fn refused(&mut self, quota: &str) {
         let count = self.refused.as_ref().map_or(0, |refusal| refusal.count).saturating_add(1);
         self.refused = Some(Refusal { count, quota: quota.to_owned() });
-        self.dirty = true;
+        self.hurry(true);
     }
 
     /// The lane ends: unused numbers are given back and no more are wanted.
     pub fn leave(&mut self) {
         self.leaving = true;
         self.unused = NumberSet::new();
-        self.dirty = true;
+        self.hurry(true);
     }
 
     /// Whether it ends.
@@ -226,6 +246,7 @@ impl Holder {
         }
         self.sent.push_back((self.seq, now));
         self.dirty = false;
+        self.urgent = false;
         Report {
             v: VERSION,
             holder: self.id.clone(),
@@ -293,13 +314,13 @@ impl Holder {
             }
             self.top = grant.top;
             // A holder that leaves returns at once what it is still given.
-            self.dirty |= self.leaving;
+            self.hurry(self.leaving);
         }
         self.withdraw(grant);
         let before = self.made.len();
         self.made.subtract(&grant.made_seen);
         // The echo is answered by a report without these numbers, or the leader would repeat it for ever.
-        self.dirty |= self.made.len() < before;
+        self.hurry(self.made.len() < before);
         self.last = Some(grant.clone());
         GrantEffect { ignored: false, new_numbers, restart: false }
     }

@@ -5,6 +5,7 @@
 //! apart. The identity gives the object its name, and stands whole in an annotation beside it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
@@ -23,16 +24,16 @@ const NAME_MAX_CHARS: usize = 63;
 const HASH_DOMAIN: &[u8] = b"jetgate/message/1";
 
 /// The identity of one message for one sensor and trigger.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {
     /// The namespace that the object is made in.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The sensor; renaming it makes a new sensor, and all of its messages others.
-    pub sensor: String,
+    pub sensor: Arc<str>,
     /// The trigger of the sensor.
-    pub trigger: String,
+    pub trigger: Arc<str>,
     /// The stream that the message stands in.
-    pub stream: String,
+    pub stream: Arc<str>,
     /// The sequence in that stream.
     pub sequence: u64,
     /// When the server stored it, in nanoseconds since 1970.
@@ -60,10 +61,10 @@ impl MessageId {
     pub fn parse_annotation(text: &str) -> Option<Self> {
         let mut parts = text.split('/');
         let id = Self {
-            namespace: unescape(parts.next()?)?,
-            sensor: unescape(parts.next()?)?,
-            trigger: unescape(parts.next()?)?,
-            stream: unescape(parts.next()?)?,
+            namespace: unescape(parts.next()?)?.into(),
+            sensor: unescape(parts.next()?)?.into(),
+            trigger: unescape(parts.next()?)?.into(),
+            stream: unescape(parts.next()?)?.into(),
             sequence: canonical(parts.next()?)?,
             store_time_ns: canonical(parts.next()?)?,
         };
@@ -151,12 +152,24 @@ pub fn owns(annotation: &str, name: &str) -> bool {
 ///
 /// Any text serves: the number behind it in an annotation has no `/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct HolderId(pub String);
+#[serde(from = "String", into = "String")]
+pub struct HolderId(Arc<str>);
+
+impl From<String> for HolderId {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<HolderId> for String {
+    fn from(id: HolderId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
 
 impl HolderId {
     /// The id of this text.
-    pub fn new(text: impl Into<String>) -> Self {
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
@@ -322,7 +335,14 @@ mod tests {
         #[test]
         fn annotations_come_back(ns in ".*", sensor in "[a-z/%]*", trigger in ".*", stream in "[A-Z%2F5/]*",
                                  sequence: u64, store_time_ns: i64, prefix in ".*") {
-            let id = MessageId { namespace: ns, sensor, trigger, stream, sequence, store_time_ns };
+            let id = MessageId {
+                namespace: ns.into(),
+                sensor: sensor.into(),
+                trigger: trigger.into(),
+                stream: stream.into(),
+                sequence,
+                store_time_ns,
+            };
             prop_assert_eq!(MessageId::parse_annotation(&id.annotation()), Some(id.clone()));
             let name = id.object_name(&prefix);
             prop_assert!(name.len() <= 63);

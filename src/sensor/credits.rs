@@ -176,6 +176,16 @@ impl Credits {
         self.holder().map_or(Duration::from_secs(3600), Holder::report_interval)
     }
 
+    /// Whether it is to hear of more than of returned numbers.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.holder().is_some_and(Holder::is_urgent)
+    }
+
+    /// Whether the leader has answered the last report.
+    pub(super) fn is_answered(&self) -> bool {
+        self.holder().is_none_or(Holder::is_answered)
+    }
+
     pub(super) fn report(&mut self, want: u64, now: Instant) -> Option<Report> {
         match self {
             Self::Gated { holder, others_wait: _ } => Some(holder.report(want, now)),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::shared::{Alert, Shared};
@@ -86,18 +87,21 @@ impl Hand {
         }
     }
 
-    /// Sees the message to its end.
-    pub(super) async fn run(mut self) -> Ended {
+    /// Sees the message to its end. Boxed, because a future keeps its arguments twice.
+    pub(super) async fn run(mut self: Box<Self>) -> Ended {
         let mut alerts = self.shared.alerts.subscribe();
         let mut record = self.shared.record.clone();
         let mut events = VecDeque::new();
-        let mut place = Some(self.arrive());
+        let mut place = self.arrive();
+        if place.is_none() {
+            events.push_back(Event::Start);
+        }
         let mut call: Option<Call> = None;
         let mut progress: Option<Call> = None;
         // The copy of the record is kept no longer once the process stops; it stays as it is then.
         let mut followed = true;
         // What was true before the message came concerns it, too.
-        self.alerted(&alerts.borrow_and_update().clone(), &mut events);
+        self.alerted(&alerts.borrow_and_update(), &mut events);
         loop {
             while let Some(event) = events.pop_front() {
                 if let Event::Refused(Answer::QuotaExceeded(refusal)) = &event {
@@ -105,8 +109,13 @@ impl Hand {
                 }
                 let actions = self.machine.step(event, &self.facts(), clock::now());
                 for action in actions {
-                    match self.order(action).await {
+                    match self.order(action) {
                         Ordered::Nothing => {}
+                        Ordered::Tell(news) => self.tell(news).await,
+                        Ordered::Done(event) => {
+                            self.give_place_back(&event);
+                            events.push_back(event);
+                        }
                         Ordered::Call(ordered) => call = Some(ordered),
                         Ordered::Progress(ordered) => progress = Some(ordered),
                         Ordered::End(outcome) => {
@@ -120,9 +129,7 @@ impl Hand {
                 biased;
                 event = done(&mut call), if call.is_some() => {
                     call = None;
-                    if !self.machine.number_is_open() || matches!(event, Event::NoAnswer | Event::Refused(_)) {
-                        self.place = None;
-                    }
+                    self.give_place_back(&event);
                     events.push_back(event);
                 }
                 got = done(&mut place), if place.is_some() => {
@@ -136,7 +143,7 @@ impl Hand {
                 }
                 changed = alerts.changed() => {
                     if changed.is_ok() {
-                        self.alerted(&alerts.borrow_and_update().clone(), &mut events);
+                        self.alerted(&alerts.borrow_and_update(), &mut events);
                     }
                 }
                 changed = record.changed(), if waits && followed => {
@@ -150,20 +157,26 @@ impl Hand {
     }
 
     /// An effect that the API server makes waits for its place among the creates; the message is in hand meanwhile.
-    fn arrive(&self) -> Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>> {
+    fn arrive(&self) -> Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>> {
         match &self.shared.trigger {
             Trigger::Kubernetes(_) => {
                 let limiter = self.shared.limiter.clone();
-                Box::pin(async move { limiter.acquire().await })
+                Some(Box::pin(async move { limiter.acquire().await }))
             }
-            Trigger::Log { .. } => Box::pin(std::future::ready(None)),
+            Trigger::Log { .. } => None,
+        }
+    }
+
+    /// What was under way is answered, as far as it can be: another create may take its place.
+    fn give_place_back(&mut self, event: &Event) {
+        if !self.machine.number_is_open() || matches!(event, Event::NoAnswer | Event::Refused(_)) {
+            self.place = None;
         }
     }
 
     fn facts(&self) -> Facts {
         let record = self.shared.record_facts(self.delivery.sequence, self.delivery.store_time_ns);
-        let state = self.shared.connection.state();
-        let state = state.borrow();
+        let state = self.shared.connection_state.borrow();
         Facts {
             record: record.says,
             record_version: record.version,
@@ -194,30 +207,40 @@ impl Hand {
         }
     }
 
-    async fn tell(&self, news: News) {
-        // The lane outlives its messages; if it is gone, so is the process.
-        if self.news.send(news).await.is_err() {
-            tracing::debug!("the lane is gone");
+    /// Nearly always there is room at once, and the future stays small.
+    fn tell(&self, news: News) -> impl Future<Output = ()> + Send + use<> {
+        let full = match self.news.try_send(news) {
+            Ok(()) => None,
+            Err(TrySendError::Full(news)) => {
+                let to = self.news.clone();
+                Some(Box::pin(async move { to.send(news).await.ok() }))
+            }
+            // The lane outlives its messages; if it is gone, so is the process.
+            Err(TrySendError::Closed(_)) => None,
+        };
+        async move {
+            if let Some(full) = full {
+                full.await;
+            }
         }
     }
 
-    async fn order(&mut self, action: Action) -> Ordered {
+    fn order(&mut self, action: Action) -> Ordered {
         match action {
             Action::Lookup => return Ordered::Call(self.look_up()),
             Action::ReadVersion => return Ordered::Call(self.read_version()),
             Action::Render => {
-                let event = self.render();
-                return Ordered::Call(Box::pin(std::future::ready(event)));
+                return Ordered::Done(self.render());
             }
-            Action::Create { send_by } => return Ordered::Call(self.create(send_by)),
+            Action::Create { send_by } => return self.create(send_by),
             Action::PublishDead { reason, text } => return Ordered::Call(self.publish_dead(reason, &text)),
             Action::Ack => return Ordered::Call(self.settle(Settle::Ack)),
             Action::Term(reason) => return Ordered::Call(self.settle(Settle::Term(reason))),
             Action::Nak(delay) => return Ordered::Call(self.settle(Settle::Nak(delay))),
             Action::Progress => return Ordered::Progress(self.settle(Settle::Progress)),
-            Action::Made(_) => self.tell(News::Made(self.credit.clone())).await,
-            Action::Return(_) => self.tell(News::Returned(self.credit.clone())).await,
-            Action::Block(block) => self.tell(News::Block(self.credit.clone(), block)).await,
+            Action::Made(_) => return Ordered::Tell(News::Made(self.credit.clone())),
+            Action::Return(_) => return Ordered::Tell(News::Returned(self.credit.clone())),
+            Action::Block(block) => return Ordered::Tell(News::Block(self.credit.clone(), block)),
             Action::Count(Noted::RefusalRetried | Noted::ConflictRetried) => self.shared.metrics.quota_retries.inc(),
             Action::Count(Noted::PossibleDuplicate) => {
                 self.shared.metrics.possible_duplicates.inc();
@@ -272,21 +295,21 @@ impl Hand {
         }
     }
 
-    fn create(&mut self, send_by: Instant) -> Call {
-        let shared = Arc::clone(&self.shared);
+    fn create(&self, send_by: Instant) -> Ordered {
         match &self.shared.trigger {
             Trigger::Log { silent, level } => {
                 if !silent {
                     log_line(&self.delivery, *level);
                 }
-                shared.metrics.triggers.inc(TriggerOutcome::Done);
-                Box::pin(std::future::ready(Event::Created))
+                self.shared.metrics.triggers.inc(TriggerOutcome::Done);
+                Ordered::Done(Event::Created)
             }
             Trigger::Kubernetes(_) => {
                 let Some(object) = self.object.clone() else {
-                    return Box::pin(std::future::ready(Event::NotSent));
+                    return Ordered::Done(Event::NotSent);
                 };
-                Box::pin(async move { create(&shared, &object, send_by).await })
+                let shared = Arc::clone(&self.shared);
+                Ordered::Call(Box::pin(async move { create(&shared, &object, send_by).await }))
             }
         }
     }
@@ -360,6 +383,9 @@ impl Hand {
 /// What became of an action.
 enum Ordered {
     Nothing,
+    Tell(News),
+    /// Done on the spot.
+    Done(Event),
     Call(Call),
     Progress(Call),
     End(Outcome),
@@ -460,5 +486,24 @@ async fn until(deadline: Option<Instant>, waits: bool) {
     match deadline.into_iter().chain(look).min() {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F, A, R>(_: F) -> usize
+    where
+        F: Fn(A) -> R,
+    {
+        size_of::<R>()
+    }
+
+    /// One is made for each message: up to a kilobyte the C library's allocator hands it out from a list.
+    #[test]
+    fn the_future_of_a_message_is_small() {
+        let bytes = size(Hand::run);
+        assert!(bytes <= 900, "{bytes} bytes");
     }
 }

@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::announce::Announcer;
+use super::asking::Asking;
 use super::block::LocalBlock;
 use super::board::Board;
 use super::credits::Credits;
@@ -23,7 +25,7 @@ use crate::clock;
 use crate::gate::{Gate, Reminder};
 use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullEvent, Puller, stream_facts};
 use crate::message::{CreditId, Effect, Handed, HolderId, How, Outcome, Why};
-use crate::runtime::Crew;
+use crate::runtime::{Crew, TaskFailure};
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
 
@@ -33,6 +35,10 @@ const PULL_PAUSE: Duration = Duration::from_millis(200);
 const LATE_DELAY: Duration = Duration::from_millis(500);
 /// News that wait for the lane: two per message in hand at most matter at a time; a full queue only slows its writers.
 const NEWS: usize = 1024;
+
+/// What is handled in one turn before anything follows from it: reports, pulls and what is shown cost more than a
+/// message does. Bounded, so that a signal to end is heard.
+const TURN: usize = 64;
 
 /// What a lane is given.
 pub(super) struct LaneSettings {
@@ -92,7 +98,10 @@ pub(super) struct Lane {
     known_connection: ConnectionState,
     known_reign: Option<u64>,
     reported_at: Option<Instant>,
-    /// The leader's queue was full: the next try.
+    asking: Asking,
+    /// When the next report goes.
+    report_at: Option<Instant>,
+    /// The leader has not answered yet, or its queue was full.
     report_not_before: Option<Instant>,
     pull_not_before: Option<Instant>,
     stopping: Option<Instant>,
@@ -133,6 +142,8 @@ impl Lane {
             known_connection,
             known_reign: None,
             reported_at: None,
+            asking: Asking::default(),
+            report_at: None,
             report_not_before: None,
             pull_not_before: None,
             stopping: None,
@@ -160,7 +171,7 @@ impl Lane {
             if let Some(question) = self.freshness.wants_stream_end().filter(|_| stream_end.is_none())
                 && self.known_connection.up
             {
-                let (connection, stream) = (self.shared.connection.clone(), self.shared.identity.stream.clone());
+                let (connection, stream) = (self.shared.connection.clone(), Arc::clone(&self.shared.identity.stream));
                 stream_end = Some(Box::pin(async move { (question, stream_facts(&connection, &stream).await) }));
             }
             self.pump(&mut puller).await;
@@ -177,19 +188,26 @@ impl Lane {
                 Some(heard) = news.recv() => {
                     self.heard(heard);
                     // Whatever else has been said meanwhile goes into the same report.
-                    while let Ok(heard) = news.try_recv() {
+                    for _ in 1..TURN {
+                        let Ok(heard) = news.try_recv() else { break };
                         self.heard(heard);
                     }
                 }
                 Some(grant) = grants.recv() => self.granted(&grant),
-                ended = crew.next() => match ended {
-                    Ok(ended) => self.ended(&ended),
-                    Err(failure) => {
-                        // Its number stays open until the leader settles it; the message comes again.
-                        tracing::error!(error = %failure, "a message's task failed");
+                end = crew.next() => {
+                    self.task_ended(end);
+                    for _ in 1..TURN {
+                        let Some(end) = crew.try_next() else { break };
+                        self.task_ended(end);
                     }
-                },
-                event = puller.next() => self.pulled(event, &mut crew),
+                }
+                event = puller.next() => {
+                    self.pulled(event, &mut crew);
+                    for _ in 1..TURN {
+                        let Some(event) = puller.next().now_or_never() else { break };
+                        self.pulled(event, &mut crew);
+                    }
+                }
                 changed = connection.changed(), if connected => {
                     connected = changed.is_ok();
                     connection.borrow_and_update();
@@ -249,8 +267,20 @@ impl Lane {
             self.credits.restart(new_holder(&self.shared.identity.sensor));
         }
         if !effect.ignored {
+            self.asking.granted(effect.new_numbers);
+            if self.credits.is_answered() {
+                self.report_not_before = None;
+            }
             self.shared.publish_readings(grant);
             self.board.granted(grant, clock::now());
+        }
+    }
+
+    fn task_ended(&mut self, end: Result<Ended, TaskFailure>) {
+        match end {
+            Ok(ended) => self.ended(&ended),
+            // Its number stays open until the leader settles it; the message comes again.
+            Err(failure) => tracing::error!(error = %failure, "a message's task failed"),
         }
     }
 
@@ -352,7 +382,7 @@ impl Lane {
                 .observe(Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)).as_secs_f64());
         }
         let sequence = delivery.sequence;
-        let hand = Hand::new(Arc::clone(&self.shared), delivery, credit.clone(), handed, self.news.clone());
+        let hand = Box::new(Hand::new(Arc::clone(&self.shared), delivery, credit.clone(), handed, self.news.clone()));
         if crew.spawn(hand.run()).is_ok() {
             self.in_hand.insert(sequence);
         } else {

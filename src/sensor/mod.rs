@@ -3,6 +3,7 @@
 //! [`start`] makes a sensor of its settings and begins its tasks; the lane is the heart of it.
 
 mod announce;
+mod asking;
 mod block;
 mod board;
 mod consumer;
@@ -196,10 +197,10 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     place.stream_created.store(settled.consumer.stream_created_ns, Ordering::Relaxed);
     let shared = Arc::new(Shared::new(
         Identity {
-            namespace: config.namespace.clone(),
-            sensor: config.sensor.name.clone(),
-            trigger: config.sensor.trigger_name.clone(),
-            stream: config.sensor.stream.clone(),
+            namespace: config.namespace.as_str().into(),
+            sensor: config.sensor.name.as_str().into(),
+            trigger: config.sensor.trigger_name.as_str().into(),
+            stream: config.sensor.stream.as_str().into(),
             stream_created: Arc::clone(&place.stream_created),
         },
         trigger,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::limiter::Limiter;
 use super::trigger::Trigger;
 use crate::gate::Quantity;
-use crate::jetstream::{Acker, Connection};
+use crate::jetstream::{Acker, Connection, ConnectionState};
 use crate::message::{HolderId, MessageId, QuotaRefusal, Record, Says, Terms};
 use crate::telemetry::SensorMetrics;
 use crate::wire::{Grant, Reading};
@@ -18,10 +18,10 @@ use crate::wire::{Grant, Reading};
 /// Who the messages are handled for.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
-    pub(super) namespace: String,
-    pub(super) sensor: String,
-    pub(super) trigger: String,
-    pub(super) stream: String,
+    pub(super) namespace: Arc<str>,
+    pub(super) sensor: Arc<str>,
+    pub(super) trigger: Arc<str>,
+    pub(super) stream: Arc<str>,
     /// When the stream was created, as last looked up.
     pub(super) stream_created: Arc<AtomicI64>,
 }
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub(super) trigger: Trigger,
     pub(super) terms: Terms,
     pub(super) connection: Connection,
+    /// The connection's state, to be looked at.
+    pub(super) connection_state: watch::Receiver<ConnectionState>,
     pub(super) acker: Acker,
     pub(super) dead_letter_subject: String,
     pub(super) metrics: SensorMetrics,
@@ -100,6 +102,7 @@ impl Shared {
             trigger,
             terms,
             acker: Acker::new(connection.clone()),
+            connection_state: connection.state(),
             connection,
             dead_letter_subject,
             metrics,
@@ -112,10 +115,10 @@ impl Shared {
 
     pub(super) fn message_id(&self, sequence: u64, store_time_ns: i64) -> MessageId {
         MessageId {
-            namespace: self.identity.namespace.clone(),
-            sensor: self.identity.sensor.clone(),
-            trigger: self.identity.trigger.clone(),
-            stream: self.identity.stream.clone(),
+            namespace: Arc::clone(&self.identity.namespace),
+            sensor: Arc::clone(&self.identity.sensor),
+            trigger: Arc::clone(&self.identity.trigger),
+            stream: Arc::clone(&self.identity.stream),
             sequence,
             store_time_ns,
         }

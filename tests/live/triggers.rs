@@ -412,6 +412,24 @@ fn log_file(stage: &Stage<'_>, trigger: &str) -> String {
     )
 }
 
+/// A number that comes back before its message has ended leaves room only at that end: the leader must hear of it then,
+/// and not with the next report that is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_message_in_flight_waits_for_no_report() {
+    const MESSAGES: usize = 60;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "one-in-flight", "100").await;
+    let file = log_file(&stage, "{silent: true}");
+    // A report is due every 20 s.
+    stage.set("BACKPRESSURE_SIGNAL_MAX_AGE", "60s").set("MAX_IN_FLIGHT", "1").file(&file);
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    stage.publish(0..MESSAGES).await;
+    until_drained(&stage, &sensor).await;
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_trigger_without_a_quota() {
     let plane = ControlPlane::shared().await.unwrap();

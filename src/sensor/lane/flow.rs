@@ -8,6 +8,7 @@ use super::{Lane, PULL_PAUSE};
 use crate::clock;
 use crate::gate::{GateFacts, Heard, Reason, Reasons};
 use crate::jetstream::{PullError, Puller};
+use crate::sensor::asking::News;
 use crate::sensor::block::LocalBlock;
 use crate::sensor::board::Shown;
 
@@ -15,7 +16,8 @@ use crate::sensor::board::Shown;
 const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// Pulls that may be outstanding at once: while one is being filled the next is on its way.
 const PULLS: u64 = 4;
-/// The pause after a report that found the leader's queue full.
+/// How long a report waits for its answer before the next one goes. Together with the answers it makes one report of
+/// all that happens on the way to the leader and back; where the leader's queue is full it is the pause.
 const REPORT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the lane shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);
@@ -34,24 +36,43 @@ impl Lane {
     }
 
     fn report(&mut self, now: Instant) {
-        let due = self.reported_at.is_none_or(|at| now >= at + self.credits.report_interval());
-        let news = due || self.credits.is_dirty();
-        if !self.credits.is_gated() || !news || self.report_not_before.is_some_and(|at| now < at) {
+        if !self.credits.is_gated() {
             return;
         }
         let want = self.want(now);
-        match self.reports.try_reserve() {
+        let news = News {
+            urgent: self.credits.is_urgent(),
+            returned: self.credits.is_dirty(),
+            want,
+            others_wait: self.credits.others_wait(),
+            idle: self.in_hand.is_empty() && self.credits.unused() == 0,
+            most: self.settings.max_in_flight,
+        };
+        let due = self.reported_at.map_or(now, |at| at + self.credits.report_interval());
+        let at = self.asking.due(news, now).map_or(due, |at| at.min(due)).max(self.report_not_before.unwrap_or(now));
+        self.report_at = Some(at);
+        if now < at {
+            return;
+        }
+        let later = match self.reports.try_reserve() {
             Ok(permit) => {
                 if let Some(report) = self.credits.report(want, now) {
                     permit.send(report);
                 }
                 self.reported_at = Some(now);
-                self.report_not_before = None;
+                self.report_at = Some(now + self.credits.report_interval());
+                self.asking.reported(want);
+                self.report_not_before = Some(now + REPORT_PAUSE);
+                None
             }
             // The leader has reports to read, or does not lead yet: this one goes later, as new as it then is.
-            Err(TrySendError::Full(())) => self.report_not_before = Some(now + REPORT_PAUSE),
+            Err(TrySendError::Full(())) => Some(now + REPORT_PAUSE),
             // Nobody leads from this process.
-            Err(TrySendError::Closed(())) => self.report_not_before = Some(now + self.credits.report_interval()),
+            Err(TrySendError::Closed(())) => Some(now + self.credits.report_interval()),
+        };
+        if later.is_some() {
+            self.report_not_before = later;
+            self.report_at = later;
         }
     }
 
@@ -108,23 +129,25 @@ impl Lane {
     }
 
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
-        let report = if self.credits.is_dirty() {
-            now
-        } else {
-            self.reported_at.map_or(now, |at| at + self.credits.report_interval())
-        };
-        let report = self.report_not_before.map_or(report, |at| report.max(at));
         let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
         let pull = self.pull_not_before.filter(|at| *at > now);
         let lease = self.credits.lease_until().filter(|at| *at > now);
         let reminder = self.reminder.deadline().filter(|at| *at > now);
         let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
-        let report = if self.credits.is_gated() { Some(report.max(now + Duration::from_millis(1))) } else { None };
-        [report, block, pull, lease, reminder, announce, self.stopping, Some(now + BEAT)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(now + BEAT)
+        [
+            self.report_at.filter(|_| self.credits.is_gated()),
+            block,
+            pull,
+            lease,
+            reminder,
+            announce,
+            self.stopping,
+            Some(now + BEAT),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(now + BEAT)
     }
 
     /// Brings gate, log, metrics and board to what is true now.
