@@ -4,7 +4,8 @@
 //! to a point: measured, 245 a second one by one, 1,214 with 32 and 1,459 with 64 at once, 1,343 with 128. Latency
 //! rises all the way, so no fixed latency is the right one; what counts is whether it rises less than the number
 //! under way. By Little's law that is throughput = number / latency, and this climbs it: a step up while that pays,
-//! a step down where it does not. Throttling and timeouts halve it.
+//! a step down where it does not. On the way down it is held against the best of late, not against the step before:
+//! many steps that each cost little would cost much. Throttling and timeouts halve it.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ const CAP: f64 = 100.0;
 const STEP: f64 = 1.25;
 /// How much more throughput a step up must give to be worth its load on the server.
 const WORTH: f64 = 1.02;
+/// How much of the best throughput is forgotten with each window, because the server's other load changes.
+const FORGOTTEN: f64 = 0.02;
 /// How many answers a window has at least, for a mean that is not noise.
 const WINDOW_MIN: u32 = 48;
 /// A window has so many answers for each create that may be under way.
@@ -30,6 +33,8 @@ pub struct Concurrency {
     rising: bool,
     /// The throughput of the last full window, in creates per second.
     before: Option<f64>,
+    /// The best throughput of late.
+    best: f64,
     answers: u32,
     latency_sum: f64,
     in_flight_sum: f64,
@@ -47,7 +52,16 @@ impl Concurrency {
     /// Starts at 32.
     #[must_use]
     pub const fn new() -> Self {
-        Self { limit: START, rising: true, before: None, answers: 0, latency_sum: 0.0, in_flight_sum: 0.0, forgiven: 0 }
+        Self {
+            limit: START,
+            rising: true,
+            before: None,
+            best: 0.0,
+            answers: 0,
+            latency_sum: 0.0,
+            in_flight_sum: 0.0,
+            forgiven: 0,
+        }
     }
 
     /// How many creates may be under way now: 1 to 100.
@@ -81,7 +95,7 @@ impl Concurrency {
         self.forgiven = u32::try_from(self.limit()).unwrap_or(u32::MAX);
         self.limit = (self.limit / 2.0).max(1.0);
         self.rising = true;
-        self.before = None;
+        self.forget();
         self.restart();
     }
 
@@ -92,17 +106,18 @@ impl Concurrency {
         self.restart();
         // Where credits or messages are the limit, latency says nothing about this number.
         if in_flight < IN_USE * self.limit {
-            self.before = None;
+            self.forget();
             return;
         }
         let throughput = in_flight / latency;
         if let Some(before) = self.before {
-            let paid = if self.rising { throughput > before * WORTH } else { throughput * WORTH > before };
+            let paid = if self.rising { throughput > before * WORTH } else { throughput * WORTH > self.best };
             if !paid {
                 self.rising = !self.rising;
             }
         }
         self.before = Some(throughput);
+        self.best = throughput.max(self.best * (1.0 - FORGOTTEN));
         let wanted = if self.rising { self.limit * STEP } else { self.limit / STEP };
         // Less than one whole create more would never be tried.
         let wanted = if self.rising { wanted.max(self.limit + 1.0) } else { wanted.min(self.limit - 1.0) };
@@ -111,6 +126,12 @@ impl Concurrency {
             self.rising = !self.rising;
         }
         self.limit = next;
+    }
+
+    /// What was measured says nothing about what comes.
+    const fn forget(&mut self) {
+        self.before = None;
+        self.best = 0.0;
     }
 
     const fn restart(&mut self) {
@@ -181,6 +202,28 @@ mod tests {
             assert_eq!(control.limit(), 1);
             let got = run(&mut control, &MEASURED, 40_000, 0.2, seed);
             assert!(got > 0.95 * 1_459.0, "seed {seed}: {got:.0} a second");
+        }
+    }
+
+    /// Other load slows all creates of a while alike, which no mean takes out.
+    #[test]
+    fn it_does_not_slip_down_where_the_servers_pace_varies() {
+        for seed in 0..20 {
+            let mut control = Concurrency::new();
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (mut share, mut seconds, mut ideal) = (1.0, 0.0, 0.0);
+            for answer in 0..60_000 {
+                if answer % 150 == 0 {
+                    share = rng.random_range(0.6..1.4);
+                }
+                let n = control.limit();
+                let pace = throughput(n as f64, &MEASURED) * share;
+                seconds += 1.0 / pace;
+                ideal += 1.0 / (1_459.0 * share);
+                control.answered(Duration::from_secs_f64(n as f64 / pace), n);
+            }
+            let ratio = ideal / seconds;
+            assert!(ratio > 0.945, "seed {seed}: {ratio:.3} of the best, at {} in the end", control.limit());
         }
     }
 
