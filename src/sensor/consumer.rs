@@ -40,6 +40,8 @@ pub(super) struct Place {
     pub(super) replicas: Option<usize>,
     pub(super) ack_wait: Duration,
     pub(super) ack_wait_min: Duration,
+    /// What one pull may ask for, once that was found.
+    pub(super) pulls: Option<(u64, Duration)>,
     pub(super) max_ack_pending: i64,
     pub(super) deliver: Option<DeliverPolicy>,
     /// When the stream was created, as last looked up: before its consumer is.
@@ -80,6 +82,27 @@ struct Seen {
     stream_created_ns: i64,
     /// Up to here everything is acknowledged.
     floor: u64,
+}
+
+/// What keeps a sensor that runs from its consumer, while there is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// There is no such stream.
+    Gone,
+    /// No leader, no answer.
+    Silent,
+}
+
+impl Trouble {
+    /// What an error comes to; the error itself where time does not heal it.
+    fn of(error: ManageError, connection: &Connection) -> Result<Option<Self>, ManageError> {
+        match error {
+            ManageError::StreamMissing { .. } => Ok(Some(Self::Gone)),
+            // A lost connection is said elsewhere.
+            error if error.is_passing() => Ok(connection.live_epoch().map(|_| Self::Silent)),
+            error => Err(error),
+        }
+    }
 }
 
 impl Place {
@@ -176,6 +199,7 @@ impl Place {
             filter_subject: self.subject.clone(),
             ack_wait: self.ack_wait,
             ack_wait_min: self.ack_wait_min,
+            pulls_min: self.pulls,
             max_ack_pending: self.max_ack_pending,
             start,
             create,
@@ -188,6 +212,7 @@ impl Place {
         self.stream_created.store(consumer.stream_created_ns, Ordering::Relaxed);
         self.ack_wait = consumer.ack_wait;
         self.ack_wait_min = consumer.ack_wait;
+        self.pulls = Some((consumer.batch_bound(), consumer.expires_bound()));
         self
     }
 
@@ -203,7 +228,7 @@ impl Place {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen = None;
-        let mut missing = false;
+        let mut trouble = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -219,27 +244,34 @@ impl Place {
                     seen = Some(Seen { stream_created_ns: terms.stream_created_ns, floor });
                     Some(terms.facts)
                 }
-                Err(PlaceError::Manage(ManageError::StreamMissing { stream })) => {
-                    if !missing {
-                        tracing::warn!(stream, "the stream is gone; waiting until somebody makes it again");
-                    }
-                    missing = true;
+                Err(PlaceError::Manage(error)) => {
+                    self.say(Trouble::of(error, &connection)?, &mut trouble);
                     None
                 }
-                Err(PlaceError::Manage(error)) if error.is_passing() => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "the consumer cannot be looked at now");
-                    None
-                }
-                Err(error) => return Err(error),
+                Err(error @ PlaceError::Record { .. }) => return Err(error),
             };
             if let Some(facts) = &facts {
-                if std::mem::take(&mut missing) {
-                    tracing::info!(stream = self.stream, "the stream is back");
-                }
+                self.say(None, &mut trouble);
                 search.look(facts).await;
             }
             waiting.send_replace(self.count(&connection, facts).await);
         }
+    }
+
+    /// One line for each change.
+    fn say(&self, now: Option<Trouble>, before: &mut Option<Trouble>) {
+        if *before == now {
+            return;
+        }
+        let stream = self.stream.as_str();
+        match now {
+            Some(Trouble::Gone) => tracing::warn!(stream, "the stream is gone; waiting until somebody makes it again"),
+            Some(Trouble::Silent) => {
+                tracing::warn!(stream, "the stream or its consumer does not answer; waiting for it")
+            }
+            None => tracing::info!(stream, "stream and consumer are back"),
+        }
+        *before = now;
     }
 
     /// The consumer as it is now, made again where it is missing.
@@ -250,6 +282,7 @@ impl Place {
                 Ok(terms)
             }
             Err(ManageError::ConsumerMissing { .. }) => {
+                tracing::warn!(stream = self.stream, consumer = self.sensor, "the consumer is gone; making it again");
                 Ok(self.try_settle(connection, Moment::Later(seen)).await?.consumer)
             }
             Err(error) => Err(error.into()),

@@ -171,7 +171,8 @@ impl Hand {
     #[allow(clippy::panic, reason = "it is what the test is about")]
     fn panic_where_a_test_asks(&self, event: &Event) {
         let asks = |(name, value): &(String, String)| name == "Jetgate-Test" && value == "panic";
-        if matches!(event, Event::Created) && self.delivery.delivered == 1 && self.delivery.headers.iter().any(asks) {
+        let made = matches!(event, Event::Created | Event::Looked(crate::message::Looked::Found(_)));
+        if made && self.delivery.delivered == 1 && self.delivery.headers.iter().any(asks) {
             panic!("a test asks for it");
         }
     }

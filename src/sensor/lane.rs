@@ -306,7 +306,8 @@ impl Lane {
         match why {
             PullEnd::ConnectionChanged => tracing::debug!("the pulls ended with their connection"),
             PullEnd::ConsumerDeleted | PullEnd::NoConsumer => {
-                tracing::warn!(why = ?why, consumer = self.settings.consumer, "the consumer does not answer; looking for it");
+                // Each pull says so; who looks for it says it once.
+                tracing::debug!(why = ?why, consumer = self.settings.consumer, "the consumer does not answer; looking for it");
                 self.pull_not_before = Some(now + PULL_PAUSE);
                 // Full: it is being looked for already.
                 if self.consumer_gone.try_send(()).is_err() {

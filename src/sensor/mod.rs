@@ -277,8 +277,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let lane_settings = LaneSettings {
         max_in_flight: u64::from(config.settings.max_in_flight),
         consumer: config.sensor.name.clone(),
-        max_batch: settled.consumer.max_batch.unwrap_or(u64::MAX),
-        max_expires: settled.consumer.max_expires.unwrap_or(Duration::MAX),
+        max_batch: settled.consumer.batch_bound(),
+        max_expires: settled.consumer.expires_bound(),
         redelivery_pause,
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,

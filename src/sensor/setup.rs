@@ -127,6 +127,7 @@ pub(super) fn place(config: &Config) -> Place {
         replicas: settings.replicas.and_then(|replicas| usize::try_from(replicas).ok()),
         ack_wait: settings.ack_wait,
         ack_wait_min: settings.create_timeout.saturating_mul(2),
+        pulls: None,
         max_ack_pending: i64::from(settings.max_in_flight).saturating_mul(4),
         deliver: settings.deliver_policy,
         stream_created: Arc::default(),

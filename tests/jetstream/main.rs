@@ -58,6 +58,7 @@ pub(crate) fn consumer_spec() -> ConsumerSpec {
         filter_subject: "orders.>".into(),
         ack_wait: Duration::from_secs(30),
         ack_wait_min: Duration::from_secs(20),
+        pulls_min: None,
         max_ack_pending: 10_000,
         start: Start::All,
         create: true,

@@ -312,12 +312,12 @@ async fn a_panic_loses_neither_its_number_nor_its_message() {
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Jetgate-Test", "panic");
     let subject = format!("{}.order", stage.stream);
-    for id in 0..3 {
+    for id in 0..LIMIT {
         let payload = serde_json::json!({"id": format!("{id}")}).to_string();
         let ack = stage.jetstream().publish_with_headers(subject.clone(), headers.clone(), payload.into()).await;
         ack.unwrap().await.unwrap();
     }
-    stage.publish(3..MESSAGES).await;
+    stage.publish(LIMIT..MESSAGES).await;
     referee.until_created(LIMIT, LONG).await.unwrap();
     // Those that were in hand beside the first one are given back, and created when they come again.
     let said = wait::until_true("a panic is said", LONG, || async { !sensor.lines("task panicked").is_empty() });

@@ -283,7 +283,8 @@ async fn a_consumer_that_is_changed_so_that_it_could_lose_messages_ends_the_sens
 async fn a_deleted_stream_is_waited_for() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "streamless", "20").await;
+    let mut stage = Stage::new(plane, &nats, "streamless", "20").await;
+    stage.set("LOG_LEVEL", "debug");
     let referee = stage.referee().await;
     let sensor = stage.start().await;
     stage.publish(0..3).await;
@@ -309,7 +310,7 @@ async fn a_deleted_stream_is_waited_for() {
     stage.until_drained().await;
     let verdict = stage.verdict(&referee, 8);
     assert!(verdict.is_clean(), "{verdict}");
-    assert_eq!((sensor.lines("the stream is gone").len(), sensor.lines("the stream is back").len()), (1, 1));
+    assert_eq!((sensor.lines("the stream is gone").len(), sensor.lines("stream and consumer are back").len()), (1, 1));
     assert_eq!(sensor.stop().await, Some(0));
 }
 

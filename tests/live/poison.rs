@@ -59,6 +59,9 @@ async fn messages_that_cut_the_connection_become_dead_letters() {
     for (headers, _) in poison {
         publish_raw(&nats, subject.as_bytes(), headers, br#"{"id":"poison"}"#).await;
     }
+    // Here it is the subject that is no text.
+    let odd = [subject.as_bytes(), b"\xff"].concat();
+    publish_raw(&nats, &odd, b"NATS/1.0\r\nA: b\r\n\r\n", br#"{"id":"poison"}"#).await;
     // What looks like a word of the server to the client is a message all the same.
     publish_raw(&nats, subject.as_bytes(), b"NATS/1.0 404 No Messages\r\n\r\n", br#"{"id":"status"}"#).await;
     stage.publish(5..10).await;
@@ -66,7 +69,8 @@ async fn messages_that_cut_the_connection_become_dead_letters() {
     done.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
     stage.until_drained().await;
     let letters = letters(&stage).await;
-    assert_eq!(letters.len(), poison.len(), "{letters:?}");
+    assert_eq!(letters.len(), poison.len() + 1, "{letters:?}");
+    assert_eq!(word(&letters[poison.len()].0, "Jetgate-Detail"), "the subject is not UTF-8, or has spaces");
     for ((headers, payload), (raw, why)) in letters.iter().zip(poison) {
         assert_eq!(word(headers, "Jetgate-Reason"), "unreadable");
         assert_eq!(word(headers, "Jetgate-Detail"), why);
@@ -76,7 +80,7 @@ async fn messages_that_cut_the_connection_become_dead_letters() {
             base64::Engine::decode(&base64::engine::general_purpose::STANDARD, word(headers, "Jetgate-Headers-Base64"));
         assert_eq!(kept.unwrap(), raw);
     }
-    assert_eq!(sensor.metric("sensor_dead_letters_total", &["reason=\"unreadable\""]).await, Some(4.0));
+    assert_eq!(sensor.metric("sensor_dead_letters_total", &["reason=\"unreadable\""]).await, Some(5.0));
     // The connection is left alone from now on.
     let cuts = sensor.metric("sensor_nats_reconnects_total", &[]).await.unwrap();
     stage.publish(10..20).await;
