@@ -96,11 +96,13 @@ enum Trouble {
 impl Trouble {
     /// What an error comes to; the error itself where time does not heal it.
     fn of(error: ManageError, connection: &Connection) -> Result<Option<Self>, ManageError> {
-        match error {
-            ManageError::StreamMissing { .. } => Ok(Some(Self::Gone)),
+        if matches!(error, ManageError::StreamMissing { .. }) {
+            Ok(Some(Self::Gone))
+        } else if error.is_passing() {
             // A lost connection is said elsewhere.
-            error if error.is_passing() => Ok(connection.live_epoch().map(|_| Self::Silent)),
-            error => Err(error),
+            Ok(connection.live_epoch().map(|_| Self::Silent))
+        } else {
+            Err(error)
         }
     }
 }
