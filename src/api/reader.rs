@@ -109,6 +109,7 @@ impl Reader {
         let doubts = [("create", OnDoubt::Create), ("dead", OnDoubt::Dead)];
         let on_doubt = self.read(table::ON_DOUBT, |text| word(text, &doubts));
         let instance = self.read(table::INSTANCE, instance).unwrap_or_default();
+        let replicas = self.read(table::NATS_REPLICAS, |text| number(text, 1, 5));
         let metrics_port = self.read(table::METRICS_PORT, |text| number(text, 0, 65_535));
         let metrics_prefix = self.read(table::METRICS_PREFIX, metrics_prefix).unwrap_or_default();
         let log_format =
@@ -133,6 +134,7 @@ impl Reader {
             dead_letter_stream,
             on_doubt: on_doubt?,
             instance,
+            replicas,
             metrics_port: u16::try_from(metrics_port?).ok()?,
             metrics_prefix,
             log_format: log_format?,

@@ -36,12 +36,14 @@ pub struct Settings {
     pub redelivery_pause: bool,
     /// Messages in hand.
     pub max_in_flight: u32,
-    /// Stream of dead letters; none: `<stream>-dead`.
+    /// Stream of dead letters; none: `<stream>-dead`, with the instance behind it where one is set.
     pub dead_letter_stream: Option<String>,
     /// What happens to a message in doubt.
     pub on_doubt: OnDoubt,
     /// Part of bucket names and subjects; may be empty.
     pub instance: String,
+    /// Servers that keep what is made here; none: as many as keep the stream.
+    pub replicas: Option<u32>,
     /// Port for metrics and health; 0: any.
     pub metrics_port: u16,
     /// Prefix of the copied gauge; may be empty.

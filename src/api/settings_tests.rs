@@ -87,6 +87,7 @@ fn everything_given() {
         ("LOG_LEVEL", "info,jetgate::sensor=debug"),
         ("SHUTDOWN_GRACE", "1m"),
         ("NATS_URL", "tls://a:4222,b"),
+        ("NATS_REPLICAS", "5"),
         ("NATS_CREDS_FILE", "/creds"),
         ("NATS_CA", "-----BEGIN CERTIFICATE-----\n..."),
         ("NATS_CERT", "/cert"),

@@ -71,6 +71,7 @@ pub(super) const LOG_FORMAT: &str = "LOG_FORMAT";
 pub(super) const LOG_LEVEL: &str = "LOG_LEVEL";
 pub(super) const SHUTDOWN_GRACE: &str = "SHUTDOWN_GRACE";
 pub(super) const NATS_URL: &str = "NATS_URL";
+pub(super) const NATS_REPLICAS: &str = "NATS_REPLICAS";
 pub(super) const NATS_CREDS: &str = "NATS_CREDS";
 pub(super) const NATS_CREDS_FILE: &str = "NATS_CREDS_FILE";
 pub(super) const NATS_NKEY: &str = "NATS_NKEY";
@@ -106,15 +107,16 @@ pub const SETTINGS: &[Setting] = &[
     setting(CREATE_TIMEOUT, "create-timeout", "10s", "a duration, 2s to 60s", "the longest that a create may live, client and server together, half of it each; the server takes whole seconds"),
     setting(REDELIVERY_PAUSE, "redelivery-pause", "on", "`on` or `off`", "whether messages wait for `CREATE_TIMEOUT` after a start or a reconnect that may have forgotten deliveries; off is faster, and a message may then have two objects where the server was killed"),
     setting(MAX_IN_FLIGHT, "max-in-flight", "256", "1 to 65536", "messages in hand per replica at most; max_ack_pending of a durable that we make is four times that"),
-    setting(DEAD_LETTER_STREAM, "dead-letter-stream", "", "a stream name", "where messages go that can never succeed; made when missing and allowed").or("`<stream>-dead`"),
+    setting(DEAD_LETTER_STREAM, "dead-letter-stream", "", "a stream name", "where messages go that can never succeed; made when missing and allowed").or("`<stream>-dead`, with `INSTANCE` `<stream>-dead-<instance>`"),
     setting(ON_DOUBT, "on-doubt", "create", "`create` or `dead`", "what happens to a message whose object may have existed in a gap of the record"),
-    setting(INSTANCE, "instance", "", "up to 32 letters, digits, `-` and `_`", "part of bucket names and subjects: for two clusters on one NATS account").or("empty"),
+    setting(INSTANCE, "instance", "", "up to 32 letters, digits, `-` and `_`", "part of the names of buckets and dead letters: for two clusters on one NATS account").or("empty"),
     setting(METRICS_PORT, "metrics-port", "7777", "0 to 65535; 0 takes a free one", "metrics, health and debug state"),
     setting(METRICS_PREFIX, "metrics-prefix", "", "letters, digits and `_`, not beginning with a digit", "a copy of `sensor_quota_blocked` with this prefix, so that existing alerts keep working: `argo_events_`").or("empty"),
     setting(LOG_FORMAT, "log-format", "json", "`json` or `plain`", "the form of the log"),
     setting(LOG_LEVEL, "log-level", "info", "`error`, `warn`, `info`, `debug` or `trace`, or filter directives", "how much is logged"),
     setting(SHUTDOWN_GRACE, "shutdown-grace", "25s", "a duration, 1s to 1h", "how long a stop may take; keep it under the pod's termination grace period"),
     setting(NATS_URL, "nats-url", "nats://localhost:4222", "a comma list of `nats://` or `tls://` URLs", "the NATS servers"),
+    setting(NATS_REPLICAS, "nats-replicas", "", "1 to 5", "on how many NATS servers a bucket or stream is kept that is made here").or("as many as the sensor's stream"),
     setting(NATS_CREDS, "nats-creds", "", "the text of a credentials file, or a path", "user JWT and seed").secret(),
     setting(NATS_CREDS_FILE, "nats-creds-file", "", "a path, watched", "the same from a file"),
     setting(NATS_NKEY, "nats-nkey", "", "a user seed, `SU...`", "authentication by nkey").secret(),

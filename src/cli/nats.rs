@@ -1,6 +1,7 @@
 //! The NATS settings as the adapter wants them.
 
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
@@ -76,7 +77,7 @@ fn secret(material: &Material) -> Secret {
 }
 
 /// The path of a certificate or key. The client reads them from files at each connect, so a text gets one that only we
-/// may read.
+/// may read, and that has no name: it is gone with the process, however that ends.
 fn file(variable: &'static str, material: &Material) -> Result<PathBuf, NatsError> {
     match material {
         Material::File(path) => Ok(path.clone()),
@@ -92,7 +93,16 @@ fn file(variable: &'static str, material: &Material) -> Result<PathBuf, NatsErro
             let mut file =
                 std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(keep)?;
             file.write_all(text.expose().as_bytes()).map_err(keep)?;
-            Ok(path)
+            // Whoever opens this path opens the file anew, from its beginning. Where there is no such thing, the name
+            // has to stay.
+            let nameless = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            if !nameless.exists() {
+                return Ok(path);
+            }
+            std::fs::remove_file(&path).map_err(keep)?;
+            // Open for as long as the process lives.
+            std::mem::forget(file);
+            Ok(nameless)
         }
     }
 }
@@ -100,6 +110,19 @@ fn file(variable: &'static str, material: &Material) -> Result<PathBuf, NatsErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_read_like_a_file_and_leaves_none() {
+        let text = "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n";
+        let path = file("NATS_TEST", &Material::Inline(crate::api::Secret::new(text.to_owned()))).unwrap();
+        // At each connect.
+        for _ in 0..2 {
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        let begin = format!("jetgate-{}-NATS_TEST", std::process::id());
+        let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+        assert!(!left.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&begin)));
+    }
 
     #[test]
     fn a_user_in_the_url_is_taken_out_of_it() {

@@ -72,6 +72,8 @@ pub enum PutError {
 pub struct Bucket {
     connection: Connection,
     name: String,
+    /// As many servers had it when it was opened.
+    replicas: usize,
 }
 
 /// What a key holds.
@@ -111,18 +113,28 @@ impl Bucket {
             findings.push(Finding { setting: "max_age", value: format!("{:?}", info.config.max_age), allowed });
         }
         if findings.is_empty() {
-            return Ok(Self { connection, name: name.to_owned() });
+            let replicas = info.config.num_replicas;
+            if replicas < options.replicas {
+                tracing::warn!(
+                    bucket = name,
+                    replicas,
+                    wanted = options.replicas,
+                    "the bucket was made with fewer replicas; raise them with the nats command"
+                );
+            }
+            return Ok(Self { connection, name: name.to_owned(), replicas });
         }
         Err(ManageError::Unsuitable { what: format!("the bucket {name:?}"), findings })
     }
 
-    /// Makes the bucket again where somebody deleted it; true where that happened. Only the server's own word counts:
+    /// Makes the bucket again where somebody deleted it, with no fewer replicas than it had; true where that happened. Only the server's own word counts:
     /// a write to a bucket without a leader is not answered either.
     pub async fn remake_if_deleted(&self, options: BucketOptions) -> bool {
         let what = || format!("look up the bucket {:?}", self.name);
         let subject = format!("$JS.API.STREAM.INFO.{}", self.stream());
         let looked: Result<serde_json::Value, _> = api(&self.connection, what, subject, &json!({})).await;
         let deleted = looked.is_err_and(|error| error.err_code() == Some(ApiError::STREAM_NOT_FOUND));
+        let options = BucketOptions { replicas: options.replicas.max(self.replicas), ..options };
         deleted && Self::open(self.connection.clone(), &self.name, options).await.is_ok()
     }
 

@@ -123,6 +123,12 @@ impl Connection {
         self.request_timeout
     }
 
+    /// The largest message that the server takes, headers included; 0 before the first connection.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
     /// The number of connections made so far, counted by the client before anything is read from a new one: what was
     /// received under another epoch came by another connection. Ahead of `state()` for a moment.
     #[must_use]

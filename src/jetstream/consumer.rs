@@ -35,6 +35,8 @@ pub struct ConsumerSpec {
     pub ack_wait: Duration,
     /// The least ack wait that keeps the promises.
     pub ack_wait_min: Duration,
+    /// What its pulls ask for at most, in messages and in time: it must allow that. None before any pull.
+    pub pulls_min: Option<(u64, Duration)>,
     /// The most messages in hand where it is made here.
     pub max_ack_pending: i64,
     /// Where it begins where it is made here. A work queue allows only `All`, which is used there.
@@ -88,6 +90,28 @@ pub struct ConsumerTerms {
     pub warnings: Vec<Finding>,
     /// Its progress.
     pub facts: ConsumerFacts,
+}
+
+impl ConsumerTerms {
+    /// The most messages that one pull may ask for.
+    #[must_use]
+    pub fn batch_bound(&self) -> u64 {
+        self.max_batch.unwrap_or(u64::MAX)
+    }
+
+    /// The longest that one pull may wait.
+    #[must_use]
+    pub fn expires_bound(&self) -> Duration {
+        self.max_expires.unwrap_or(Duration::MAX)
+    }
+}
+
+fn max_batch(config: &Config) -> Option<u64> {
+    u64::try_from(config.max_batch).ok().filter(|max| *max > 0)
+}
+
+fn max_expires(config: &Config) -> Option<Duration> {
+    Some(config.max_expires).filter(|max| !max.is_zero())
 }
 
 fn progress(info: &Info) -> ConsumerFacts {
@@ -161,8 +185,8 @@ pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Re
     Ok(ConsumerTerms {
         ack_wait: info.config.ack_wait,
         max_ack_pending: info.config.max_ack_pending,
-        max_batch: u64::try_from(info.config.max_batch).ok().filter(|max| *max > 0),
-        max_expires: Some(info.config.max_expires).filter(|max| !max.is_zero()),
+        max_batch: max_batch(&info.config),
+        max_expires: max_expires(&info.config),
         retention: stream_facts.retention,
         stream_created_ns: stream_facts.created_ns,
         made,
@@ -246,6 +270,14 @@ fn check(config: &Config, spec: &ConsumerSpec, stream_subjects: &[String]) -> (V
         );
         findings.push(finding("ack_wait", format!("{:?}", config.ack_wait), &allowed));
     }
+    let (batch, expires) = spec.pulls_min.unwrap_or((0, Duration::ZERO));
+    let lowered = "must not be lowered while a sensor pulls: the next start goes by it";
+    if let Some(max) = max_batch(config).filter(|max| *max < batch) {
+        findings.push(finding("max_batch", max.to_string(), lowered));
+    }
+    if let Some(max) = max_expires(config).filter(|max| *max < expires) {
+        findings.push(finding("max_expires", format!("{max:?}"), lowered));
+    }
     if !same_filter(config, &spec.filter_subject, stream_subjects) {
         let value = if config.filter_subjects.is_empty() {
             format!("{:?}", config.filter_subject)
@@ -310,6 +342,7 @@ mod tests {
             filter_subject: "orders.>".into(),
             ack_wait: Duration::from_secs(30),
             ack_wait_min: Duration::from_secs(20),
+            pulls_min: None,
             max_ack_pending: 1024,
             start: Start::New,
             create: true,
@@ -363,6 +396,18 @@ mod tests {
             assert_eq!(findings.len(), 1, "{begin}: {findings:?}");
             assert!(findings[0].to_string().starts_with(begin), "{} / {begin}", findings[0]);
         }
+    }
+
+    #[test]
+    fn pulls_are_no_longer_refused_than_until_the_next_start() {
+        let lowered = Config { max_batch: 7, max_expires: Duration::from_secs(1), ..good() };
+        assert_eq!(check(&lowered, &spec(), &[]).0, []);
+        let pulls = ConsumerSpec { pulls_min: Some((7, Duration::from_secs(1))), ..spec() };
+        assert_eq!(check(&lowered, &pulls, &[]).0, []);
+        assert_eq!(check(&good(), &pulls, &[]).0, []);
+        let pulls = ConsumerSpec { pulls_min: Some((u64::MAX, Duration::MAX)), ..spec() };
+        let named: Vec<_> = check(&lowered, &pulls, &[]).0.iter().map(|finding| finding.setting).collect();
+        assert_eq!(named, ["max_batch", "max_expires"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod events;
 mod options;
 mod publish;
 mod pull;
+mod stored;
 mod stream;
 mod watch;
 
@@ -28,6 +29,7 @@ pub use delivery::{Delivery, ReplyError, ReplyInfo};
 pub use options::{Credentials, NatsOptions, Secret, SecretError, TlsOptions};
 pub use publish::{PublishError, PublishErrorKind, Published, publish};
 pub use pull::{PullEnd, PullError, PullEvent, Puller};
+pub use stored::{Stored, Unreadable, stored_from, stored_reply};
 pub use stream::{
     DeadLetterSpec, ManageError, Retention, StreamFacts, StreamSpec, dead_letter_subject, ensure_dead_letter,
     ensure_stream, oldest_pending, stream_facts,

@@ -335,7 +335,7 @@ impl Puller {
     /// A message of the current inbox.
     fn take(&mut self, message: Message) -> Option<PullEvent> {
         let inbox = self.inbox.as_ref()?;
-        if let Some(code) = message.status {
+        if let Some(code) = message.status.filter(|_| !is_stored(&message)) {
             let number = message.subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
             let pending = pending(&message);
             let said = message.description.unwrap_or_default();
@@ -363,7 +363,7 @@ impl Puller {
 
     /// A message of an inbox that was given up.
     fn late(&mut self, message: Message, epoch: u64, sent: Instant) -> Option<PullEvent> {
-        if message.status.is_some() {
+        if message.status.is_some() && !is_stored(&message) {
             return None;
         }
         let origin = Origin { stream: Arc::clone(&self.stream), pull_sent: sent, epoch, above_credit: true };
@@ -427,6 +427,11 @@ fn poll_retired(retired: &mut [Retired], cx: &mut Context<'_>) -> Poll<(usize, O
         }
     }
     Poll::Pending
+}
+
+/// What the stream holds may look like a word of the server: its publisher wrote the headers. It has an ack subject.
+fn is_stored(message: &Message) -> bool {
+    message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."))
 }
 
 fn pending(message: &Message) -> Option<u64> {

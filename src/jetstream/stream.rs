@@ -155,6 +155,8 @@ pub struct StreamFacts {
     pub retention: Retention,
     /// The subjects it takes.
     pub subjects: Vec<String>,
+    /// How many servers have it.
+    pub replicas: usize,
     /// Whether this call made it.
     pub made: bool,
     /// What a person should know about its settings.
@@ -181,6 +183,8 @@ pub struct DeadLetterSpec {
     pub name: String,
     /// The stream whose dead letters it takes.
     pub source: String,
+    /// What tells two clusters on one NATS account apart; may be empty.
+    pub instance: String,
     /// Whether it may be made.
     pub create: bool,
     /// Its replicas where it is made here.
@@ -189,8 +193,9 @@ pub struct DeadLetterSpec {
 
 /// The subject under which a sensor publishes the dead letters of a stream.
 #[must_use]
-pub fn dead_letter_subject(source: &str, sensor: &str) -> String {
-    format!("jetgate.dead.{source}.{sensor}")
+pub fn dead_letter_subject(instance: &str, source: &str, sensor: &str) -> String {
+    let dash = if instance.is_empty() { "" } else { "-" };
+    format!("jetgate.dead{dash}{instance}.{source}.{sensor}")
 }
 
 /// How long ids of dead letters are remembered: a repeat comes after an ack wait, or a restart.
@@ -269,6 +274,7 @@ pub(crate) fn facts(info: &Info, made: bool, warnings: Vec<Finding>) -> StreamFa
             RetentionPolicy::WorkQueue => Retention::WorkQueue,
         },
         subjects: info.config.subjects.clone(),
+        replicas: info.config.num_replicas,
         made,
         warnings,
     }
@@ -344,7 +350,7 @@ fn volatile(config: &Config) -> Option<Finding> {
 /// Looks up the stream of dead letters, or makes it where that is allowed. One that would lose them is refused.
 pub async fn ensure_dead_letter(connection: &Connection, spec: &DeadLetterSpec) -> Result<StreamFacts, ManageError> {
     check_name("stream", &spec.source)?;
-    let subject = dead_letter_subject(&spec.source, ">");
+    let subject = dead_letter_subject(&spec.instance, &spec.source, ">");
     let config = Config {
         name: spec.name.clone(),
         subjects: vec![subject.clone()],
@@ -444,7 +450,7 @@ mod tests {
     #[test]
     fn a_dead_letter_stream_that_loses_is_refused() {
         let good = Config { subjects: vec!["jetgate.dead.>".into()], ..Config::default() };
-        let subject = dead_letter_subject("EVENTS", ">");
+        let subject = dead_letter_subject("", "EVENTS", ">");
         assert_eq!(check_dead_letter(&good, &subject), (vec![], vec![]));
         let bad = Config {
             subjects: vec!["other".into()],

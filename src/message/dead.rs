@@ -25,12 +25,21 @@ pub enum DeadReason {
     ForeignObject,
     /// It can't be known whether the object was made, and `ON_DOUBT=dead` forbids to make it again.
     InDoubt,
+    /// The NATS client cannot read the message and ends the connection that brings it.
+    Unreadable,
 }
 
 impl DeadReason {
     /// All reasons, in the order of the docs.
-    pub const ALL: [Self; 6] =
-        [Self::Template, Self::Payload, Self::InvalidObject, Self::TooLarge, Self::ForeignObject, Self::InDoubt];
+    pub const ALL: [Self; 7] = [
+        Self::Template,
+        Self::Payload,
+        Self::InvalidObject,
+        Self::TooLarge,
+        Self::ForeignObject,
+        Self::InDoubt,
+        Self::Unreadable,
+    ];
 
     /// The word of headers, labels and docs.
     #[must_use]
@@ -42,6 +51,7 @@ impl DeadReason {
             Self::TooLarge => "too_large",
             Self::ForeignObject => "foreign_object",
             Self::InDoubt => "in_doubt",
+            Self::Unreadable => "unreadable",
         }
     }
 
@@ -55,6 +65,7 @@ impl DeadReason {
             Self::TooLarge => "the object that this message gives is larger than the API server takes",
             Self::ForeignObject => "the object's name is taken by an object that was not made for this message",
             Self::InDoubt => "it is not known whether the object was made before, and ON_DOUBT is dead",
+            Self::Unreadable => "its headers or its subject are not what NATS allows, and no client can read it",
         }
     }
 }
@@ -72,8 +83,8 @@ pub struct DeadLetter<'a> {
     pub id: &'a MessageId,
     /// The subject it was stored under.
     pub subject: &'a str,
-    /// How often it was delivered, this time included.
-    pub deliveries: u64,
+    /// How often it was delivered, this time included; none where no delivery could be read.
+    pub deliveries: Option<u64>,
     /// Why it is dead.
     pub reason: DeadReason,
     /// What exactly was wrong, in the words of who refused it.
@@ -86,7 +97,7 @@ impl DeadLetter<'_> {
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let stored = jiff::Timestamp::from_nanosecond(i128::from(self.id.store_time_ns))
             .map_or_else(|_| self.id.store_time_ns.to_string(), |time| time.to_string());
-        vec![
+        let mut headers = vec![
             ("Jetgate-Reason", self.reason.as_str().to_owned()),
             ("Jetgate-Detail", header_safe(self.detail)),
             ("Jetgate-Sensor", header_safe(&self.id.sensor)),
@@ -95,9 +106,17 @@ impl DeadLetter<'_> {
             ("Jetgate-Sequence", self.id.sequence.to_string()),
             ("Jetgate-Subject", header_safe(self.subject)),
             ("Jetgate-Stored", stored),
-            ("Jetgate-Deliveries", self.deliveries.to_string()),
             ("Jetgate-Message", header_safe(&self.id.annotation())),
-        ]
+        ];
+        headers.extend(self.deliveries.map(|deliveries| ("Jetgate-Deliveries", deliveries.to_string())));
+        headers
+    }
+
+    /// The dead letter of a message with these headers, of which those are kept that may be, and a payload of this size.
+    #[must_use]
+    pub fn pack(&self, own: Vec<(String, String)>, payload: usize) -> Packed {
+        let ours = self.headers().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Packed { ours, own, message_id: self.dedup_id(), payload }
     }
 
     /// The id under which the dead letter is published, so that a repeat is stored once.
@@ -105,6 +124,59 @@ impl DeadLetter<'_> {
     pub fn dedup_id(&self) -> String {
         self.id.dedup_id("dead")
     }
+}
+
+/// A dead letter that is ready to be sent, as soon as it is known how large it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    ours: Vec<(String, String)>,
+    own: Vec<(String, String)>,
+    message_id: String,
+    payload: usize,
+}
+
+impl Packed {
+    /// See [`DeadLetter::dedup_id`].
+    #[must_use]
+    pub fn message_id(&self) -> &str {
+        &self.message_id
+    }
+
+    /// The headers, and how many bytes of the payload go with them, so that both are `largest` bytes at most.
+    ///
+    /// What says where the message is and why it is dead goes in any case: the message's own headers go where they fit,
+    /// and its payload is cut to what is left. What is not there is said.
+    #[must_use]
+    pub fn fit(&self, largest: usize) -> (Vec<(String, String)>, usize) {
+        let mut headers = self.ours.clone();
+        let bare = VERSION_LINE + on_the_wire("Nats-Msg-Id", &self.message_id);
+        let size = |headers: &[(String, String)]| -> usize {
+            bare + headers.iter().map(|(name, value)| on_the_wire(name, value)).sum::<usize>()
+        };
+        let whole = size(&self.ours) + size(&self.own) - bare;
+        if whole + self.payload.min(TRUNCATED) <= largest {
+            headers.extend(self.own.iter().cloned());
+        } else if !self.own.is_empty() {
+            headers.push(("Jetgate-Headers-Left-Out".to_owned(), self.own.len().to_string()));
+        }
+        if size(&headers) + self.payload <= largest {
+            return (headers, self.payload);
+        }
+        headers.push(("Jetgate-Truncated".to_owned(), self.payload.to_string()));
+        let room = largest.saturating_sub(size(&headers));
+        (headers, room.min(self.payload))
+    }
+}
+
+/// `NATS/1.0`, and the line ends around the headers.
+const VERSION_LINE: usize = 12;
+
+/// The most that the header takes which says that the payload is cut.
+const TRUNCATED: usize = on_the_wire("Jetgate-Truncated", "18446744073709551615");
+
+/// What a header takes, with its colon, a space and its line end.
+const fn on_the_wire(name: &str, value: &str) -> usize {
+    name.len() + value.len() + 4
 }
 
 /// Whether a header of the message goes into its dead letter too.
@@ -137,17 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn id() -> MessageId {
-        MessageId {
-            namespace: "team".into(),
-            sensor: "orders".into(),
-            trigger: "create".into(),
-            stream: "EVENTS".into(),
-            sequence: 42,
-            store_time_ns: 1_790_000_000_000_000_001,
-        }
-    }
+    use crate::message::identity::examples::id;
 
     #[test]
     fn a_dead_letter_says_all() {
@@ -155,7 +217,7 @@ mod tests {
         let letter = DeadLetter {
             id: &id,
             subject: "orders.eu",
-            deliveries: 3,
+            deliveries: Some(3),
             reason: DeadReason::Payload,
             detail: "bad\r\nX: y",
         };
@@ -169,8 +231,8 @@ mod tests {
             ("Jetgate-Sequence", "42"),
             ("Jetgate-Subject", "orders.eu"),
             ("Jetgate-Stored", "2026-09-21T14:13:20.000000001Z"),
-            ("Jetgate-Deliveries", "3"),
             ("Jetgate-Message", "team/orders/create/EVENTS/42/1790000000000000001"),
+            ("Jetgate-Deliveries", "3"),
         ];
         assert_eq!(headers, want.map(|(name, value)| (name, value.to_owned())));
         assert_eq!(letter.dedup_id(), id.dedup_id("dead"));
@@ -193,12 +255,55 @@ mod tests {
         }
     }
 
+    fn packed(own: &[(&str, usize)], payload: usize) -> Packed {
+        let own = own.iter().map(|(name, size)| ((*name).to_owned(), "x".repeat(*size))).collect();
+        let reason = DeadReason::Payload;
+        DeadLetter { id: &id(), subject: "s", deliveries: None, reason, detail: "" }.pack(own, payload)
+    }
+
+    #[test]
+    fn what_fits_goes_whole() {
+        let (headers, kept) = packed(&[("a", 10), ("b", 10)], 500).fit(8192);
+        assert_eq!(kept, 500);
+        assert!(headers.iter().any(|(name, _)| name == "b"));
+        assert!(!headers.iter().any(|(name, _)| name == "Jetgate-Truncated" || name == "Jetgate-Headers-Left-Out"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_said() {
+        let said = |headers: &[(String, String)], name: &str| {
+            headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        };
+        let (headers, kept) = packed(&[("a", 10)], 9000).fit(8192);
+        assert!(kept > 7000, "{kept}");
+        assert_eq!(said(&headers, "Jetgate-Truncated").unwrap(), "9000");
+        assert_eq!(said(&headers, "a").unwrap().len(), 10);
+        let (headers, kept) = packed(&[("a", 9000), ("b", 1)], 100).fit(8192);
+        assert_eq!((kept, said(&headers, "a"), said(&headers, "Jetgate-Truncated")), (100, None, None));
+        assert_eq!(said(&headers, "Jetgate-Headers-Left-Out").unwrap(), "2");
+        // Nothing is known of how much may be: what says where the message is goes all the same.
+        let (headers, kept) = packed(&[("a", 1)], 7).fit(0);
+        assert_eq!((kept, said(&headers, "Jetgate-Sequence").unwrap().as_str()), (0, "42"));
+        assert_eq!(said(&headers, "Jetgate-Truncated").unwrap(), "7");
+    }
+
     proptest! {
+        #[test]
+        fn nothing_is_larger_than_allowed(own in 0_usize..3000, payload in 0_usize..3000, largest in 1000_usize..5000) {
+            let packed = packed(&[("a", own)], payload);
+            let (headers, kept) = packed.fit(largest);
+            let size = |(name, value): &(String, String)| name.len() + value.len() + 4;
+            let all: usize = headers.iter().map(size).sum::<usize>() + 12 + 11 + packed.message_id().len() + 4;
+            prop_assert!(all + kept <= largest, "{all} + {kept} > {largest}");
+            let cut = headers.iter().any(|(name, _)| name == "Jetgate-Truncated");
+            prop_assert_eq!(cut, kept < payload);
+        }
+
         #[test]
         fn values_are_one_bounded_line(detail in "(?s).{0,3000}") {
             let id = id();
             let reason = DeadReason::Template;
-            let letter = DeadLetter { id: &id, subject: &detail, deliveries: 1, reason, detail: &detail };
+            let letter = DeadLetter { id: &id, subject: &detail, deliveries: None, reason, detail: &detail };
             for (_, value) in letter.headers() {
                 prop_assert!(value.len() <= MAX_DETAIL_BYTES);
                 prop_assert!(!value.contains(['\r', '\n', '\0']));

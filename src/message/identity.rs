@@ -251,15 +251,12 @@ fn canonical<N: std::str::FromStr + fmt::Display>(text: &str) -> Option<N> {
     (number.to_string() == text).then_some(number)
 }
 
+/// What the tests of several modules are about.
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
+pub(super) mod examples {
+    use super::MessageId;
 
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn id() -> MessageId {
+    pub(in crate::message) fn id() -> MessageId {
         MessageId {
             namespace: "team".into(),
             sensor: "orders".into(),
@@ -269,6 +266,16 @@ mod tests {
             store_time_ns: 1_790_000_000_000_000_001,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::examples::id;
+    use super::*;
 
     /// The name is part of what runs in clusters: a change here makes every redelivery a second object.
     #[test]

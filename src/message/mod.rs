@@ -15,7 +15,7 @@ mod record;
 pub mod retry;
 
 pub use concurrency::Concurrency;
-pub use dead::{DeadLetter, DeadReason, MAX_DETAIL_BYTES, keeps_header};
+pub use dead::{DeadLetter, DeadReason, MAX_DETAIL_BYTES, Packed, keeps_header};
 pub use identity::{CREDIT_ANNOTATION, CreditId, HolderId, MESSAGE_ANNOTATION, MessageId, NAME_HASH_CHARS, owns};
 pub use machine::{
     Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Machine, Noted, OnDoubt,

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::lane::Waiting;
+use super::unreadable::Search;
 use crate::api::DeliverPolicy;
 use crate::clock;
 use crate::jetstream::{
     Bucket, BucketOptions, Connection, ConsumerFacts, ConsumerSpec, ConsumerTerms, DeadLetterSpec, Finding,
-    ManageError, Start, StreamFacts, StreamSpec, consumer_facts, ensure_consumer, ensure_dead_letter, ensure_stream,
-    oldest_pending,
+    ManageError, Start, StreamFacts, StreamSpec, ensure_consumer, ensure_dead_letter, ensure_stream, oldest_pending,
 };
-use crate::leader::{bucket_name, record_key};
+use crate::leader::record_key;
 use crate::message::Record;
 
 /// How often what waits is counted.
@@ -32,8 +32,16 @@ pub(super) struct Place {
     pub(super) subject: String,
     pub(super) instance: String,
     pub(super) dead_letters: String,
+    /// The bucket of the record.
+    pub(super) records: String,
+    /// Buckets of the leader, where it is in this process.
+    pub(super) leads_in: Vec<String>,
+    /// None: as many as the stream has.
+    pub(super) replicas: Option<usize>,
     pub(super) ack_wait: Duration,
     pub(super) ack_wait_min: Duration,
+    /// What one pull may ask for, once that was found.
+    pub(super) pulls: Option<(u64, Duration)>,
     pub(super) max_ack_pending: i64,
     pub(super) deliver: Option<DeliverPolicy>,
     /// When the stream was created, as last looked up: before its consumer is.
@@ -58,6 +66,16 @@ pub(super) enum PlaceError {
     Record { key: String, source: crate::message::RecordError },
 }
 
+/// When a place is looked for.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// At the start, when all that is missing may be made.
+    Start,
+    /// While the sensor runs, with what was last seen. A stream that went then is not made again: whoever deleted it
+    /// knows how it is to be.
+    Later(Option<Seen>),
+}
+
 /// What was last seen of a consumer that may vanish: where another one is to begin, should no record tell.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -66,12 +84,35 @@ struct Seen {
     floor: u64,
 }
 
+/// What keeps a sensor that runs from its consumer, while there is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// There is no such stream.
+    Gone,
+    /// No leader, no answer.
+    Silent,
+}
+
+impl Trouble {
+    /// What an error comes to; the error itself where time does not heal it.
+    fn of(error: ManageError, connection: &Connection) -> Result<Option<Self>, ManageError> {
+        if matches!(error, ManageError::StreamMissing { .. }) {
+            Ok(Some(Self::Gone))
+        } else if error.is_passing() {
+            // A lost connection is said elsewhere.
+            Ok(connection.live_epoch().map(|_| Self::Silent))
+        } else {
+            Err(error)
+        }
+    }
+}
+
 impl Place {
     /// Makes or checks everything; tries on while NATS does not answer, and says once what it waits for.
     pub(super) async fn settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
         let mut tries = 0_u64;
         loop {
-            match self.try_settle(connection, None).await {
+            match self.try_settle(connection, Moment::Start).await {
                 Ok(settled) => return Ok(settled),
                 Err(PlaceError::Manage(error)) if error.is_passing() => {
                     tries = tries.saturating_add(1);
@@ -90,18 +131,32 @@ impl Place {
         }
     }
 
-    /// `seen` is what this process last saw of the consumer.
-    async fn try_settle(&self, connection: &Connection, seen: Option<Seen>) -> Result<Settled, PlaceError> {
-        let spec = StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create: true, replicas: 1 };
+    async fn try_settle(&self, connection: &Connection, moment: Moment) -> Result<Settled, PlaceError> {
+        let (create, seen) = match moment {
+            Moment::Start => (true, None),
+            Moment::Later(seen) => (false, seen),
+        };
+        let replicas = self.replicas.unwrap_or(1);
+        let spec = StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create, replicas };
         let stream = ensure_stream(connection, &spec).await?;
+        let replicas = self.replicas.unwrap_or(stream.replicas);
         self.stream_created.store(stream.created_ns, Ordering::Relaxed);
         warn("stream", &stream.warnings);
-        let spec =
-            DeadLetterSpec { name: self.dead_letters.clone(), source: self.stream.clone(), create: true, replicas: 1 };
+        let spec = DeadLetterSpec {
+            name: self.dead_letters.clone(),
+            source: self.stream.clone(),
+            instance: self.instance.clone(),
+            create: true,
+            replicas,
+        };
         let dead = ensure_dead_letter(connection, &spec).await?;
         warn("dead-letter stream", &dead.warnings);
-        let options = BucketOptions { create: true, replicas: 1 };
-        let records = Bucket::open(connection.clone(), &bucket_name("jetgate-record", &self.instance), options).await?;
+        let options = BucketOptions { create: true, replicas };
+        let records = Bucket::open(connection.clone(), &self.records, options).await?;
+        for name in &self.leads_in {
+            // The leader would make them, too, but knows of no stream whose replicas they should have.
+            Bucket::open(connection.clone(), name, options).await?;
+        }
         let key = record_key(&self.namespace, &self.sensor);
         let record = match records.get(&key).await? {
             None => None,
@@ -111,11 +166,17 @@ impl Place {
             }
         };
         let recorded = record.as_ref().filter(|record| record.floor() > 0).map(Record::floor);
-        let seen = seen.filter(|seen| seen.stream_created_ns == stream.created_ns).map(|seen| seen.floor);
+        // All that is in a stream that was made since then came since then.
+        let anew = seen.is_some_and(|seen| seen.stream_created_ns != stream.created_ns);
+        let seen = seen.filter(|_| !anew).map(|seen| seen.floor);
         // A stream that lost its end gives its last sequences again.
         let known = recorded.max(seen).map(|floor| floor.min(stream.last_sequence.saturating_add(1)));
-        let start = known.map_or_else(|| self.start(&stream), Start::Sequence);
-        let consumer = ensure_consumer(connection, &self.consumer(start)).await?;
+        let start = match known {
+            Some(sequence) => Start::Sequence(sequence),
+            None if anew => Start::All,
+            None => self.start(&stream),
+        };
+        let consumer = ensure_consumer(connection, &self.consumer(start, true)).await?;
         warn("consumer", &consumer.warnings);
         if consumer.made {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
@@ -133,51 +194,100 @@ impl Place {
         }
     }
 
-    fn consumer(&self, start: Start) -> ConsumerSpec {
+    fn consumer(&self, start: Start, create: bool) -> ConsumerSpec {
         ConsumerSpec {
             stream: self.stream.clone(),
             durable: self.sensor.clone(),
             filter_subject: self.subject.clone(),
             ack_wait: self.ack_wait,
             ack_wait_min: self.ack_wait_min,
+            pulls_min: self.pulls,
             max_ack_pending: self.max_ack_pending,
             start,
-            create: true,
+            create,
         }
     }
 
-    /// Counts what waits, and makes a consumer that vanished again, at the record's floor.
+    /// The place of a sensor that runs: the consumer stays as it was found, because that is what the messages in hand
+    /// go by.
+    pub(super) fn of(mut self, consumer: &ConsumerTerms) -> Self {
+        self.stream_created.store(consumer.stream_created_ns, Ordering::Relaxed);
+        self.ack_wait = consumer.ack_wait;
+        self.ack_wait_min = consumer.ack_wait;
+        self.pulls = Some((consumer.batch_bound(), consumer.expires_bound()));
+        self
+    }
+
+    /// Counts what waits, checks the consumer again, makes one that vanished again at the record's floor, and waits for
+    /// a stream that vanished. Ends where somebody changed the consumer so that it breaks a promise.
     pub(super) async fn keep(
         &self,
         connection: Connection,
         waiting: watch::Sender<Waiting>,
         mut gone: mpsc::Receiver<()>,
+        mut search: Search,
     ) -> Result<(), PlaceError> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen = None;
+        let mut trouble = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                missing = gone.recv() => {
-                    if missing.is_none() {
+                asked = gone.recv() => {
+                    if asked.is_none() {
                         return Ok(());
-                    }
-                    match self.try_settle(&connection, seen).await {
-                        Ok(_) => {}
-                        Err(PlaceError::Manage(error)) if error.is_passing() => {
-                            tracing::debug!(error = &error as &dyn std::error::Error, "the consumer is not found yet");
-                        }
-                        Err(error) => return Err(error),
                     }
                 }
             }
-            let facts = consumer_facts(&connection, &self.stream, &self.sensor).await.ok();
+            let facts = match self.look(&connection, seen).await {
+                Ok(terms) => {
+                    let floor = terms.facts.ack_floor_stream_sequence.saturating_add(1);
+                    seen = Some(Seen { stream_created_ns: terms.stream_created_ns, floor });
+                    Some(terms.facts)
+                }
+                Err(PlaceError::Manage(error)) => {
+                    self.say(Trouble::of(error, &connection)?, &mut trouble);
+                    None
+                }
+                Err(error @ PlaceError::Record { .. }) => return Err(error),
+            };
             if let Some(facts) = &facts {
-                let stream_created_ns = self.stream_created.load(Ordering::Relaxed);
-                seen = Some(Seen { stream_created_ns, floor: facts.ack_floor_stream_sequence.saturating_add(1) });
+                self.say(None, &mut trouble);
+                search.look(facts).await;
             }
             waiting.send_replace(self.count(&connection, facts).await);
+        }
+    }
+
+    /// One line for each change.
+    fn say(&self, now: Option<Trouble>, before: &mut Option<Trouble>) {
+        if *before == now {
+            return;
+        }
+        let stream = self.stream.as_str();
+        match now {
+            Some(Trouble::Gone) => tracing::warn!(stream, "the stream is gone; waiting until somebody makes it again"),
+            Some(Trouble::Silent) => {
+                tracing::warn!(stream, "the stream or its consumer does not answer; waiting for it")
+            }
+            None => tracing::info!(stream, "stream and consumer are back"),
+        }
+        *before = now;
+    }
+
+    /// The consumer as it is now, made again where it is missing.
+    async fn look(&self, connection: &Connection, seen: Option<Seen>) -> Result<ConsumerTerms, PlaceError> {
+        match ensure_consumer(connection, &self.consumer(Start::New, false)).await {
+            Ok(terms) => {
+                self.stream_created.store(terms.stream_created_ns, Ordering::Relaxed);
+                Ok(terms)
+            }
+            Err(ManageError::ConsumerMissing { .. }) => {
+                tracing::warn!(stream = self.stream, consumer = self.sensor, "the consumer is gone; making it again");
+                Ok(self.try_settle(connection, Moment::Later(seen)).await?.consumer)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

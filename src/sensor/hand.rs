@@ -2,26 +2,28 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::dead_letter;
 use super::shared::{Alert, Shared};
 use super::trigger::{Created, Trigger, log_line};
 use crate::clock;
-use crate::jetstream::{Ack, AckError, CallErrorKind, Delivery, publish};
+use crate::jetstream::{Ack, AckError, CallErrorKind, Delivery};
 use crate::message::{
     Action, Answer, Block, Confirmed, CreditId, DeadLetter, DeadReason, Event, Facts, Handed, Machine, MessageId,
     Noted, Outcome, keeps_header,
 };
+use crate::runtime::panic_text;
 use crate::telemetry::{AckResult, RefusalClass, TriggerOutcome};
 
-/// How long a dead letter may take to be stored.
-const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a machine that waits for the record looks at the facts, should no notice come.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -41,7 +43,8 @@ pub(super) enum News {
 pub(super) struct Ended {
     pub(super) sequence: u64,
     pub(super) credit: CreditId,
-    pub(super) outcome: Outcome,
+    /// None where its task panicked: what became of its number is not known.
+    pub(super) outcome: Option<Outcome>,
 }
 
 type Call = Pin<Box<dyn Future<Output = Event> + Send>>;
@@ -87,8 +90,20 @@ impl Hand {
         }
     }
 
-    /// Sees the message to its end. Boxed, because a future keeps its arguments twice.
-    pub(super) async fn run(mut self: Box<Self>) -> Ended {
+    /// Sees the message to its end. A panic on the way is an end, too: the lane must hear whose it was. Boxed, because a
+    /// future keeps its arguments twice.
+    pub(super) async fn run(self: Box<Self>) -> Ended {
+        let (sequence, credit) = (self.delivery.sequence, self.credit.clone());
+        match AssertUnwindSafe(self.see()).catch_unwind().await {
+            Ok(ended) => ended,
+            Err(panic) => {
+                tracing::error!(sequence, panic = panic_text(panic.as_ref()), "a message's task panicked");
+                Ended { sequence, credit, outcome: None }
+            }
+        }
+    }
+
+    async fn see(mut self: Box<Self>) -> Ended {
         let mut alerts = self.shared.alerts.subscribe();
         let mut record = self.shared.record.clone();
         let mut events = VecDeque::new();
@@ -104,6 +119,8 @@ impl Hand {
         self.alerted(&alerts.borrow_and_update(), &mut events);
         loop {
             while let Some(event) = events.pop_front() {
+                #[cfg(feature = "testing")]
+                self.panic_where_a_test_asks(&event);
                 if let Event::Refused(Answer::QuotaExceeded(refusal)) = &event {
                     self.refusal_contradicted = self.shared.contradicts(refusal);
                 }
@@ -119,6 +136,7 @@ impl Hand {
                         Ordered::Call(ordered) => call = Some(ordered),
                         Ordered::Progress(ordered) => progress = Some(ordered),
                         Ordered::End(outcome) => {
+                            let outcome = Some(outcome);
                             return Ended { sequence: self.delivery.sequence, credit: self.credit, outcome };
                         }
                     }
@@ -153,6 +171,17 @@ impl Hand {
                 }
                 () = until(self.machine.deadline(), waits) => events.push_back(Event::Tick),
             }
+        }
+    }
+
+    /// Tests alone: a fault of ours at the worst moment, where the object is made and nobody has heard of it.
+    #[cfg(feature = "testing")]
+    #[allow(clippy::panic, reason = "it is what the test is about")]
+    fn panic_where_a_test_asks(&self, event: &Event) {
+        let asks = |(name, value): &(String, String)| name == "Jetgate-Test" && value == "panic";
+        let made = matches!(event, Event::Created | Event::Looked(crate::message::Looked::Found(_)));
+        if made && self.delivery.delivered == 1 && self.delivery.headers.iter().any(asks) {
+            panic!("a test asks for it");
         }
     }
 
@@ -318,14 +347,12 @@ impl Hand {
         let letter = DeadLetter {
             id: &self.id,
             subject: self.delivery.subject.as_str(),
-            deliveries: self.delivery.delivered,
+            deliveries: Some(self.delivery.delivered),
             reason,
             detail: text,
         };
-        let mut headers: Vec<(String, String)> =
-            self.delivery.headers.iter().filter(|(name, _)| keeps_header(name)).cloned().collect();
-        headers.extend(letter.headers().into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let message_id = letter.dedup_id();
+        let own = self.delivery.headers.iter().filter(|(name, _)| keeps_header(name)).cloned().collect();
+        let letter = letter.pack(own, self.delivery.payload.len());
         tracing::warn!(
             sequence = self.delivery.sequence,
             subject = self.delivery.subject.as_str(),
@@ -334,27 +361,7 @@ impl Hand {
             "dead letter"
         );
         let (shared, payload) = (Arc::clone(&self.shared), self.delivery.payload.clone());
-        Box::pin(async move {
-            let stored = publish(
-                &shared.connection,
-                &shared.dead_letter_subject,
-                &headers,
-                payload,
-                Some(&message_id),
-                DEAD_LETTER_TIMEOUT,
-            )
-            .await;
-            match stored {
-                Ok(_) => Event::DeadStored(Confirmed::Yes),
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the dead letter is not stored; trying on"
-                    );
-                    Event::DeadStored(Confirmed::No)
-                }
-            }
-        })
+        Box::pin(async move { Event::DeadStored(dead_letter::store(&shared, &letter, &payload).await) })
     }
 
     fn settle(&self, how: Settle) -> Call {

@@ -261,10 +261,8 @@ impl Lane {
     fn granted(&mut self, grant: &Grant) {
         let effect = self.credits.granted(grant);
         if effect.restart {
-            let dead = grant.holder.clone();
-            tracing::warn!(holder = dead.as_str(), "the leader took this holder for dead; a new one begins");
-            self.alert(|alert| alert.dead_holder = Some(dead));
-            self.credits.restart(new_holder(&self.shared.identity.sensor));
+            tracing::warn!(holder = grant.holder.as_str(), "the leader took this holder for dead; a new one begins");
+            self.begin_anew(grant.holder.clone());
         }
         if !effect.ignored {
             self.asking.granted(effect.new_numbers);
@@ -279,9 +277,15 @@ impl Lane {
     fn task_ended(&mut self, end: Result<Ended, TaskFailure>) {
         match end {
             Ok(ended) => self.ended(&ended),
-            // Its number stays open until the leader settles it; the message comes again.
+            // Where a message's task panics it says so itself.
             Err(failure) => tracing::error!(error = %failure, "a message's task failed"),
         }
+    }
+
+    /// What the old holder has in hand is resolved under its numbers, and never created again.
+    fn begin_anew(&mut self, dead: HolderId) {
+        self.alert(|alert| alert.dead_holder = Some(dead));
+        self.credits.restart(new_holder(&self.shared.identity.sensor));
     }
 
     fn ended(&mut self, ended: &Ended) {
@@ -290,16 +294,24 @@ impl Lane {
             block.ended(ended.credit.number, clock::now());
         }
         let label = match ended.outcome {
-            Outcome::Done(How::Made | How::Found) | Outcome::AckUnconfirmed(_) => OutcomeLabel::Done,
-            Outcome::Done(How::Recorded) => OutcomeLabel::Recorded,
-            Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason) => {
+            None => {
+                // Nobody knows whether its number has an object: as where a holder died, a list of the leader's tells.
+                if *self.credits.holder_id() == ended.credit.holder {
+                    self.begin_anew(ended.credit.holder.clone());
+                }
+                self.credits.returned(&ended.credit);
+                OutcomeLabel::Again
+            }
+            Some(Outcome::Done(How::Made | How::Found) | Outcome::AckUnconfirmed(_)) => OutcomeLabel::Done,
+            Some(Outcome::Done(How::Recorded)) => OutcomeLabel::Recorded,
+            Some(Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason)) => {
                 self.shared.metrics.dead_letters.inc(reason);
                 OutcomeLabel::Dead
             }
-            Outcome::Again(Why::Shutdown | Why::LeaseOver | Why::HolderDead | Why::HoldOver | Why::ConnectionLost) => {
-                OutcomeLabel::GivenBack
-            }
-            Outcome::Again(_) | Outcome::Abandoned(_) => OutcomeLabel::Again,
+            Some(Outcome::Again(
+                Why::Shutdown | Why::LeaseOver | Why::HolderDead | Why::HoldOver | Why::ConnectionLost,
+            )) => OutcomeLabel::GivenBack,
+            Some(Outcome::Again(_) | Outcome::Abandoned(_)) => OutcomeLabel::Again,
         };
         self.shared.metrics.messages.inc(label);
         tracing::debug!(sequence = ended.sequence, outcome = ?ended.outcome, "message ended");
@@ -326,7 +338,8 @@ impl Lane {
         match why {
             PullEnd::ConnectionChanged => tracing::debug!("the pulls ended with their connection"),
             PullEnd::ConsumerDeleted | PullEnd::NoConsumer => {
-                tracing::warn!(why = ?why, consumer = self.settings.consumer, "the consumer does not answer; looking for it");
+                // Each pull says so; who looks for it says it once.
+                tracing::debug!(why = ?why, consumer = self.settings.consumer, "the consumer does not answer; looking for it");
                 self.pull_not_before = Some(now + PULL_PAUSE);
                 // Full: it is being looked for already.
                 if self.consumer_gone.try_send(()).is_err() {
@@ -401,7 +414,7 @@ impl Lane {
             let returned = shared.acker.ack(&delivery.reply, Ack::Nak(LATE_DELAY)).await;
             let outcome =
                 if returned.is_ok() { Outcome::Again(Why::LeaseOver) } else { Outcome::Abandoned(Why::LeaseOver) };
-            Ended { sequence, credit, outcome }
+            Ended { sequence, credit, outcome: Some(outcome) }
         };
         if crew.spawn(nak).is_ok() {
             self.in_hand.insert(sequence);

@@ -8,6 +8,7 @@ mod block;
 mod board;
 mod consumer;
 mod credits;
+mod dead_letter;
 mod freshness;
 mod hand;
 mod lane;
@@ -16,9 +17,9 @@ mod record_copy;
 mod setup;
 mod shared;
 mod trigger;
+mod unreadable;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -43,6 +44,7 @@ use freshness::Freshness;
 use lane::{Lane, LanePorts, LaneSettings, Waiting};
 use limiter::Limiter;
 use shared::{Identity, RecordCopy, Shared};
+use unreadable::Search;
 
 /// Reports and grants that wait: each is the full state, so a few are plenty.
 const REPORTS: usize = 4;
@@ -192,9 +194,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         Some(terms) => Credits::gated(holder, terms),
         None => Credits::free(holder, clock::now()),
     };
+    let place = setup::place(&config).of(&settled.consumer);
     let trigger = setup::trigger(&mut config, cluster.as_ref(), created.as_ref().map(|(_, kind)| kind));
-    let place = setup::place(&config);
-    place.stream_created.store(settled.consumer.stream_created_ns, Ordering::Relaxed);
     let shared = Arc::new(Shared::new(
         Identity {
             namespace: config.namespace.as_str().into(),
@@ -213,7 +214,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             },
         },
         connection.clone(),
-        dead_letter_subject(&config.sensor.stream, &config.sensor.name),
+        dead_letter_subject(&config.settings.instance, &config.sensor.stream, &config.sensor.name),
         sensor_metrics,
         limiter,
         record,
@@ -224,7 +225,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let leader_over = CancellationToken::new();
     let (_, mut api_down) = watch::channel(false);
     setup::say_how_to_be_granted(&config);
-    match (cluster, setup::leads(&config, created.as_ref())) {
+    match (cluster, setup::leads(&config, created.is_some())) {
         (Some(cluster), true) => {
             let settings = setup::leader_settings(&config, created.clone());
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
@@ -265,9 +266,10 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     }
     {
         let (connection, stop) = (connection.clone(), stop.clone());
+        let search = Search::new(Arc::clone(&shared), &config.sensor.name, &config.sensor.subject);
         tasks.spawn_once("consumer", async move {
             tokio::select! {
-                kept = place.keep(connection, waiting_sender, gone) => kept.map_err(SensorError::from),
+                kept = place.keep(connection, waiting_sender, gone, search) => kept.map_err(SensorError::from),
                 () = stop.cancelled() => Ok(()),
             }
         });
@@ -276,8 +278,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let lane_settings = LaneSettings {
         max_in_flight: u64::from(config.settings.max_in_flight),
         consumer: config.sensor.name.clone(),
-        max_batch: settled.consumer.max_batch.unwrap_or(u64::MAX),
-        max_expires: settled.consumer.max_expires.unwrap_or(Duration::MAX),
+        max_batch: settled.consumer.batch_bound(),
+        max_expires: settled.consumer.expires_bound(),
         redelivery_pause,
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,

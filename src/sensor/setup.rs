@@ -17,7 +17,7 @@ use crate::clock;
 use crate::gate::Counted;
 use crate::jetstream::Connection;
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind};
-use crate::leader::{LeaderSettings, LeaderView, Own};
+use crate::leader::{LeaderSettings, LeaderView, Own, bucket_name};
 use crate::telemetry::{Health, Metrics, SensorMetrics, WatchSample};
 use crate::wire::{Cost, Terms};
 
@@ -114,9 +114,20 @@ pub(super) fn place(config: &Config) -> Place {
         stream: config.sensor.stream.clone(),
         subject: config.sensor.subject.clone(),
         instance: settings.instance.clone(),
-        dead_letters: settings.dead_letter_stream.clone().unwrap_or_else(|| format!("{}-dead", config.sensor.stream)),
+        dead_letters: settings
+            .dead_letter_stream
+            .clone()
+            .unwrap_or_else(|| bucket_name(&format!("{}-dead", config.sensor.stream), &settings.instance)),
+        records: bucket_name("jetgate-record", &settings.instance),
+        leads_in: if leads(config, matches!(config.sensor.trigger, api::Trigger::Kubernetes(_))) {
+            ["jetgate-books", "jetgate-capacity"].map(|base| bucket_name(base, &settings.instance)).into()
+        } else {
+            Vec::new()
+        },
+        replicas: settings.replicas.and_then(|replicas| usize::try_from(replicas).ok()),
         ack_wait: settings.ack_wait,
         ack_wait_min: settings.create_timeout.saturating_mul(2),
+        pulls: None,
         max_ack_pending: i64::from(settings.max_in_flight).saturating_mul(4),
         deliver: settings.deliver_policy,
         stream_created: Arc::default(),
@@ -130,11 +141,8 @@ pub(super) fn needs_cluster(config: &Config) -> bool {
 }
 
 /// Whether this process stands for leadership: for the ledger, or without a quota for the record.
-pub(super) fn leads(config: &Config, created: Option<&(Counted, Kind)>) -> bool {
-    match &config.settings.quota {
-        Some(quota) => quota.source == Source::Apiserver,
-        None => created.is_some(),
-    }
+pub(super) fn leads(config: &Config, creates: bool) -> bool {
+    config.settings.quota.as_ref().map_or(creates, |quota| quota.source == Source::Apiserver)
 }
 
 pub(super) fn leader_settings(config: &Config, created: Created) -> LeaderSettings {

@@ -2,13 +2,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jetgate::jetstream::{
-    Ack, Acker, CallErrorKind, DeadLetterSpec, PublishErrorKind, Puller, consumer_facts, dead_letter_subject,
-    ensure_dead_letter, publish, stream_facts,
+    Ack, Acker, CallErrorKind, PublishErrorKind, Puller, consumer_facts, dead_letter_subject, ensure_dead_letter,
+    publish, stream_facts,
 };
 use testbed::nats::Nats;
 use testbed::proxy::{Direction, FaultProxy};
 
-use crate::{DURABLE, LIMIT, STREAM, connect_to, next_message, prepare, prepared, send};
+use crate::{DURABLE, LIMIT, STREAM, connect_to, dead_letter_spec, next_message, prepare, prepared, send};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_does_what_it_says() {
@@ -105,10 +105,10 @@ async fn a_cut_ends_what_waits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_is_stored_once() {
     let (_nats, connection) = prepared().await;
-    let spec = DeadLetterSpec { name: "EVENTS-dead".into(), source: STREAM.into(), create: true, replicas: 1 };
+    let spec = dead_letter_spec();
     assert!(ensure_dead_letter(&connection, &spec).await.unwrap().made);
     assert!(!ensure_dead_letter(&connection, &spec).await.unwrap().made);
-    let subject = dead_letter_subject(STREAM, "orders");
+    let subject = dead_letter_subject("", STREAM, "orders");
     let headers =
         [("Jetgate-Reason".to_owned(), "it is bad".to_owned()), ("Nats-Msg-Id".to_owned(), "theirs".to_owned())];
     let send = async || publish(&connection, &subject, &headers, Bytes::from_static(b"x"), Some("ours"), LIMIT).await;

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jetgate::jetstream::{
-    Connection, ConsumerSpec, Delivery, NatsOptions, PullEvent, Puller, Start, StreamSpec, ensure_consumer,
-    ensure_stream, publish,
+    Connection, ConsumerSpec, DeadLetterSpec, Delivery, NatsOptions, PullEvent, Puller, Start, StreamSpec,
+    ensure_consumer, ensure_stream, publish,
 };
 use testbed::nats::Nats;
 
@@ -58,9 +58,20 @@ pub(crate) fn consumer_spec() -> ConsumerSpec {
         filter_subject: "orders.>".into(),
         ack_wait: Duration::from_secs(30),
         ack_wait_min: Duration::from_secs(20),
+        pulls_min: None,
         max_ack_pending: 10_000,
         start: Start::All,
         create: true,
+    }
+}
+
+pub(crate) fn dead_letter_spec() -> DeadLetterSpec {
+    DeadLetterSpec {
+        name: "EVENTS-dead".into(),
+        source: STREAM.into(),
+        instance: String::new(),
+        create: true,
+        replicas: 1,
     }
 }
 

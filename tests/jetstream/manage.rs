@@ -3,12 +3,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, Config, PriorityPolicy, pull, push};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 use jetgate::jetstream::{
-    ConsumerSpec, DeadLetterSpec, ManageError, Puller, Retention, Start, StreamSpec, consumer_facts, ensure_consumer,
+    ConsumerSpec, ManageError, Puller, Retention, Start, StreamSpec, consumer_facts, ensure_consumer,
     ensure_dead_letter, ensure_stream, stream_facts,
 };
 use testbed::nats::Nats;
 
-use crate::{DURABLE, STREAM, connect_to, consumer_spec, next_message, send, stream_spec};
+use crate::{DURABLE, STREAM, connect_to, consumer_spec, dead_letter_spec, next_message, send, stream_spec};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_missing_is_made_where_allowed_and_named_where_not() {
@@ -150,7 +150,7 @@ async fn a_dead_letter_stream_of_somebody_else_is_refused() {
     let jetstream = async_nats::jetstream::new(connection.client().clone());
     let config = stream::Config { name: "EVENTS-dead".into(), subjects: vec!["mine".into()], ..Default::default() };
     jetstream.create_stream(config).await.unwrap();
-    let spec = DeadLetterSpec { name: "EVENTS-dead".into(), source: STREAM.into(), create: true, replicas: 1 };
+    let spec = dead_letter_spec();
     let told = ensure_dead_letter(&connection, &spec).await.unwrap_err().to_string();
     assert_eq!(
         told,

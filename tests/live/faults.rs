@@ -296,3 +296,42 @@ async fn the_gate_survives_every_fault_of_the_api_server() {
     assert_eq!(verdict.most_alive, LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
 }
+
+/// A message's task panics when its object is made and nobody has heard of it: the number counts until the leader knows,
+/// and the message is found to be done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_loses_neither_its_number_nor_its_message() {
+    const LIMIT: usize = 5;
+    const MESSAGES: usize = 20;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "panic", &LIMIT.to_string()).await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Jetgate-Test", "panic");
+    let subject = format!("{}.order", stage.stream);
+    for id in 0..LIMIT {
+        let payload = serde_json::json!({"id": format!("{id}")}).to_string();
+        let ack = stage.jetstream().publish_with_headers(subject.clone(), headers.clone(), payload.into()).await;
+        ack.unwrap().await.unwrap();
+    }
+    stage.publish(LIMIT..MESSAGES).await;
+    referee.until_created(LIMIT, LONG).await.unwrap();
+    // Those that were in hand beside the first one are given back, and created when they come again.
+    let said = wait::until_true("a panic is said", LONG, || async { !sensor.lines("task panicked").is_empty() });
+    said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    sensor.until_reason(Some("at_limit")).await;
+    wait::until_true("nothing is in hand any more", LONG, || async {
+        let state = sensor.state().await;
+        state["messages_in_hand"] == 0 && state["credits"]["in_hand"] == 0
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    let finisher =
+        Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::After(Duration::ZERO)).await.unwrap();
+    stage.until_exact_under(LIMIT, &referee, &sensor, MESSAGES).await;
+    assert_eq!(sensor.stop().await, Some(0));
+    drop(finisher);
+}

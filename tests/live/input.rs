@@ -97,7 +97,7 @@ async fn bad_settings_are_all_told_at_once() {
 
 #[tokio::test]
 async fn each_bad_setting_is_told() {
-    let table: [(&[(&str, &str)], &str); 17] = [
+    let table: [(&[(&str, &str)], &str); 18] = [
         (
             &[("BACKPRESSURE_RESOURCE_NAME", "requests.cpu")],
             "BACKPRESSURE_RESOURCE_NAME: requests.cpu needs the cost of one effect, such as requests.cpu=500m",
@@ -128,6 +128,7 @@ async fn each_bad_setting_is_told() {
             "NATS_URL: `http://localhost:4222` is not allowed; allowed is a comma list of URLs such as nats://host:4222 \
              or tls://host:4222",
         ),
+        (&[("NATS_REPLICAS", "7")], "NATS_REPLICAS: `7` is not allowed; allowed is a whole number from 1 to 5"),
         (&[("NATS_USER", "me")], "NATS_PASSWORD: it is needed, because NATS_USER is set"),
         (
             &[("NATS_USER", "me"), ("NATS_PASSWORD", "s3cret"), ("NATS_TOKEN", "s3cret")],

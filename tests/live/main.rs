@@ -16,6 +16,7 @@ mod faults;
 mod input;
 mod metrics;
 mod places;
+mod poison;
 mod quota_truth;
 mod reasons;
 mod record;

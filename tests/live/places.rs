@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
+use serde_json::json;
 use testbed::{ControlPlane, Finisher, Nats, NatsCluster, NatsOptions, Pace, Resource, wait};
 
 use crate::support::{LONG, Stage};
@@ -233,4 +234,119 @@ async fn leaders_move_and_servers_die_in_a_cluster() {
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
     drop(finisher);
+}
+
+/// Somebody changes the durable under the sensor: it ends with the sentence of the start, and works again with the
+/// durable as it should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_changed_so_that_it_could_lose_messages_ends_the_sensor() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "changed", "20").await;
+    let referee = stage.referee().await;
+    let (stream, durable) = (&stage.stream, &stage.sensor);
+    let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{stream}.>");
+    let mut done = 0;
+    for (setting, bad, good, said) in [
+        // The messages in hand count on what it was when they came; at the next start this is enough.
+        ("ack_wait", json!(5_000_000_000_u64), json!(6_000_000_000_u64), "ack_wait is 5s: must be at least 6s"),
+        ("max_deliver", json!(3), json!(-1), "max_deliver is 3: must be -1"),
+    ] {
+        let sensor = stage.spawn_anew();
+        sensor.until_ready().await;
+        let consumer: jetstream::consumer::PullConsumer =
+            stage.jetstream().get_stream(stream).await.unwrap().get_consumer(durable).await.unwrap();
+        let mut config = serde_json::to_value(&consumer.cached_info().config).unwrap();
+        config[setting] = bad;
+        let update = json!({"stream_name": stream, "config": config, "action": "update"}).to_string();
+        api(&stage.nats, subject.clone(), &update).await;
+        let exit = sensor.process.wait_exit(LONG).await.unwrap();
+        assert_eq!(exit.code(), Some(1), "{}", sensor.process.last_log_lines(20));
+        let failed = sensor.lines("failed").pop().unwrap();
+        let error = failed["error"].as_str().unwrap();
+        assert!(error.contains("JetStream refuses what the sensor needs") && error.contains(said), "{error}");
+        config[setting] = good;
+        let update = json!({"stream_name": stream, "config": config, "action": "update"}).to_string();
+        api(&stage.nats, subject.clone(), &update).await;
+        let sensor = stage.spawn_anew();
+        sensor.until_ready().await;
+        stage.publish(done..done + 3).await;
+        done += 3;
+        stage.until_exact(&referee, &sensor, done).await;
+        assert_eq!(sensor.stop().await, Some(0));
+    }
+}
+
+/// The stream is deleted under the sensor, which waits for it and does not make one of its own; all that is in the
+/// next one is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_stream_is_waited_for() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "streamless", "20").await;
+    stage.set("LOG_LEVEL", "debug");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..3).await;
+    stage.until_exact(&referee, &sensor, 3).await;
+    let js = stage.jetstream();
+    let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
+    js.delete_stream(&stage.stream).await.unwrap();
+    let said =
+        wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
+    said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    // Pulls are refused all the while, and each refusal makes it look.
+    let refused = || sensor.lines("the consumer does not answer").len();
+    let before = refused();
+    wait::until_true("it looks again and again", LONG, || async { refused() > before + 5 }).await.unwrap();
+    assert!(js.get_stream(&stage.stream).await.is_err(), "somebody made the stream");
+    js.create_stream(config).await.unwrap();
+    // At once, before there is a consumer.
+    stage.publish(3..8).await;
+    referee
+        .until_created(8, LONG)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    stage.until_drained().await;
+    let verdict = stage.verdict(&referee, 8);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!((sensor.lines("the stream is gone").len(), sensor.lines("stream and consumer are back").len()), (1, 1));
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// What is made in a cluster has the replicas of the stream, or as many as was said: it outlives a server.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_is_kept_like_the_stream() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let cluster = NatsCluster::start(NatsOptions::default()).await.unwrap();
+    let mut stage = Stage::new(plane, &cluster.nodes()[0], "replicas", "20").await;
+    stage.nats_url = cluster.url();
+    stage.nats = cluster.connect().await.unwrap();
+    let js = stage.jetstream();
+    let mut config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
+    config.num_replicas = 3;
+    js.update_stream(config).await.unwrap();
+    let replicas = async |name: String| js.get_stream(name).await.unwrap().cached_info().config.num_replicas;
+    for (instance, said, expected) in [("", None, 3), ("east", Some("1"), 1)] {
+        stage.set("INSTANCE", instance);
+        if let Some(said) = said {
+            stage.set("NATS_REPLICAS", said);
+        }
+        let sensor = stage.start().await;
+        sensor.until_reason(None).await;
+        let name = |base: &str| if instance.is_empty() { base.to_owned() } else { format!("{base}-{instance}") };
+        for bucket in ["jetgate-books", "jetgate-record", "jetgate-capacity"] {
+            assert_eq!(replicas(format!("KV_{}", name(bucket))).await, expected, "{bucket}");
+        }
+        // Each instance has dead letters of its own.
+        let dead = name(&format!("{}-dead", stage.stream));
+        assert_eq!(replicas(dead.clone()).await, expected, "{dead}");
+        js.publish(format!("{}.order", stage.stream), "no JSON".into()).await.unwrap().await.unwrap();
+        wait::until_true("its dead letter", LONG, || async {
+            js.get_stream(&dead).await.unwrap().cached_info().state.messages == 1
+        })
+        .await
+        .unwrap();
+        assert_eq!(sensor.stop().await, Some(0));
+    }
 }

@@ -55,9 +55,7 @@ async fn sigterm_under_load_loses_nothing_and_leaves_nothing_behind() {
         println!("stopped with {created} created, {:?} waiting and unacknowledged", stage.waiting().await);
         sensor = stage.start().await;
     }
-    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
-    println!("{verdict}");
-    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    stage.until_exact_under(LIMIT, &referee, &sensor, MESSAGES).await;
     assert_eq!(sensor.stop().await, Some(0));
     drop(finisher);
 }
@@ -71,12 +69,7 @@ async fn a_second_sigterm_aborts_while_the_api_server_hangs() {
     let mut stage = Stage::new(&plane, &nats, "abort", "20").await;
     // Far longer than the second signal takes.
     stage.set("SHUTDOWN_GRACE", "100s");
-    let referee = stage.referee().await;
-    let sensor = stage.start().await;
-    sensor.until_reason(None).await;
-    stage.publish(0..MESSAGES).await;
-    referee.until_created(1, LONG).await.unwrap();
-    plane.apiserver().process().stop().unwrap();
+    let (referee, sensor) = stage.start_and_stop_the_api(MESSAGES).await;
     sensor.process.terminate().unwrap();
     wait::until_true("the first SIGTERM is heard", LONG, || async { !sensor.lines("stopping:").is_empty() })
         .await
@@ -89,9 +82,7 @@ async fn a_second_sigterm_aborts_while_the_api_server_hangs() {
     plane.apiserver().process().cont().unwrap();
     let finisher = finisher(&stage, Pace::After(Duration::ZERO)).await;
     let sensor = stage.start().await;
-    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
-    println!("{verdict}");
-    assert!(verdict.most_alive <= 19, "{verdict}");
+    stage.until_exact_under(19, &referee, &sensor, MESSAGES).await;
     assert_eq!(sensor.stop().await, Some(0));
     drop(finisher);
 }
@@ -130,9 +121,7 @@ async fn sigkill_in_a_backlog_gives_every_credit_back() {
         until_full(&referee, &sensor, LIMIT).await;
         finisher.set_pace(Pace::After(Duration::from_millis(50))).await.unwrap();
     }
-    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
-    println!("{verdict}");
-    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    stage.until_exact_under(LIMIT, &referee, &sensor, MESSAGES).await;
     assert_eq!(sensor.stop().await, Some(0));
 }
 
@@ -205,9 +194,7 @@ async fn a_sensor_that_wakes_up_late_does_no_harm() {
     .await
     .unwrap();
     println!("woken up with {held} messages in hand");
-    let verdict = stage.until_exact(&referee, &second, MESSAGES).await;
-    println!("{verdict}");
-    assert!(verdict.most_alive <= LIMIT, "{verdict}");
+    stage.until_exact_under(LIMIT, &referee, &second, MESSAGES).await;
     assert!(matches!(first.reason().await.as_deref(), Some("no_leader" | "grant_stale")), "{:?}", first.reason().await);
     assert_eq!(second.stop().await, Some(0));
     // The first one leads again.

@@ -306,6 +306,24 @@ impl<'p> Stage<'p> {
         verdict
     }
 
+    /// The same, with never more alive than the limit.
+    pub(crate) async fn until_exact_under(&self, limit: usize, referee: &Referee, sensor: &Sensor, messages: usize) {
+        let verdict = self.until_exact(referee, sensor, messages).await;
+        println!("{verdict}");
+        assert!(verdict.most_alive <= limit, "{verdict}");
+    }
+
+    /// A sensor in the middle of a burst, whose API server then stops answering.
+    pub(crate) async fn start_and_stop_the_api(&self, messages: usize) -> (Referee, Sensor) {
+        let referee = self.referee().await;
+        let sensor = self.start().await;
+        sensor.until_reason(None).await;
+        self.publish(0..messages).await;
+        referee.until_created(1, LONG).await.unwrap();
+        self.plane.apiserver().process().stop().unwrap();
+        (referee, sensor)
+    }
+
     /// How often the consumer has handed out messages, by the server's count (a killed server counts from before).
     pub(crate) async fn handed_out(&self) -> u64 {
         let stream = self.jetstream().get_stream(&self.stream).await.unwrap();

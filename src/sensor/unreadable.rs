@@ -1,0 +1,103 @@
+//! Messages that the client cannot read. Each would cut the connection that brings it, for ever: after a cut they are
+//! looked for among what was handed out and not acknowledged, and become dead letters.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::dead_letter;
+use super::shared::Shared;
+use crate::clock;
+use crate::jetstream::{Ack, ConsumerFacts, Stored, Unreadable, stored_from, stored_reply};
+use crate::message::{Confirmed, DeadLetter, DeadReason};
+use crate::telemetry::Outcome;
+
+/// How long one look may take; the next one goes on where it stopped.
+const BUDGET: Duration = Duration::from_millis(250);
+
+/// The search for them.
+pub(super) struct Search {
+    shared: Arc<Shared>,
+    consumer: String,
+    subject: String,
+    /// Connections after the first, when the search last began.
+    reconnects: u64,
+    /// What is still to be looked at, both ends included.
+    rest: Option<(u64, u64)>,
+    /// What has its dead letter and is above the ack floor.
+    buried: BTreeSet<u64>,
+}
+
+impl Search {
+    pub(super) fn new(shared: Arc<Shared>, consumer: &str, subject: &str) -> Self {
+        let (consumer, subject) = (consumer.to_owned(), subject.to_owned());
+        Self { shared, consumer, subject, reconnects: 0, rest: None, buried: BTreeSet::new() }
+    }
+
+    /// Looks on. Whatever cut a connection was handed out before, and is above the floor until it is acknowledged.
+    pub(super) async fn look(&mut self, facts: &ConsumerFacts) {
+        let floor = facts.ack_floor_stream_sequence.saturating_add(1);
+        self.buried = self.buried.split_off(&floor);
+        let reconnects = self.shared.connection.state().borrow().reconnects;
+        if reconnects != self.reconnects {
+            self.reconnects = reconnects;
+            self.rest = Some((floor, facts.delivered_stream_sequence));
+        }
+        let until = clock::now() + BUDGET;
+        while let Some((next, last)) = self.rest.filter(|(next, last)| next <= last)
+            && clock::now() < until
+        {
+            let (connection, stream) = (&self.shared.connection, &self.shared.identity.stream);
+            match stored_from(connection, stream, &self.subject, next).await {
+                Ok(Some(stored)) if stored.sequence <= last => {
+                    if let Some(why) = stored.unreadable
+                        && !self.buried.contains(&stored.sequence)
+                        && !self.bury(&stored, why).await
+                    {
+                        return;
+                    }
+                    self.rest = Some((stored.sequence.saturating_add(1), last));
+                }
+                Ok(Some(_) | None) => self.rest = None,
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a stored message cannot be read now");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Says whether its dead letter is stored and the consumer has let go of it.
+    async fn bury(&mut self, stored: &Stored, why: Unreadable) -> bool {
+        let shared = &self.shared;
+        let (reason, detail) = (DeadReason::Unreadable, why.to_string());
+        tracing::warn!(
+            stream = &*shared.identity.stream,
+            sequence = stored.sequence,
+            subject = stored.subject,
+            reason = reason.as_str(),
+            detail,
+            "dead letter: no client can read this message, and it cuts the connection that brings it"
+        );
+        let id = shared.message_id(stored.sequence, stored.store_time_ns);
+        let letter = DeadLetter { id: &id, subject: &stored.subject, deliveries: None, reason, detail: &detail };
+        let headers = ("Jetgate-Headers-Base64".to_owned(), STANDARD.encode(&stored.headers));
+        let letter = letter.pack(vec![headers], stored.payload.len());
+        match dead_letter::store(shared, &letter, &stored.payload).await {
+            Confirmed::Yes => {}
+            Confirmed::No => return false,
+        }
+        let reply = stored_reply(&shared.identity.stream, &self.consumer, stored);
+        if let Err(error) = shared.acker.ack(&reply, Ack::Term(reason.as_str())).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "an unreadable message is not let go of yet");
+            return false;
+        }
+        shared.metrics.dead_letters.inc(reason);
+        shared.metrics.messages.inc(Outcome::Dead);
+        self.buried.insert(stored.sequence);
+        true
+    }
+}
