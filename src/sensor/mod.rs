@@ -31,6 +31,7 @@ use crate::jetstream::{Connection, NatsOptions, dead_letter_subject};
 use crate::k8s::{Cluster, ClusterOptions, DiscoverError};
 use crate::leader::{Leader, LeaderView, record_key};
 use crate::ledger::LedgerOptions;
+use crate::ledger::election::Name;
 use crate::message;
 use crate::runtime::Tasks;
 use crate::telemetry::admin::{Admin, AdminError, Shown};
@@ -58,8 +59,8 @@ pub struct Config {
     pub sensor: api::Sensor,
     /// The namespace of the quota and of the objects.
     pub namespace: String,
-    /// Who holds the Lease: the pod.
-    pub identity: String,
+    /// Who holds the Lease: this process of the pod.
+    pub identity: Name,
     /// How to reach NATS.
     pub nats: NatsOptions,
     /// For the ledger; other than its default only in tests.
