@@ -10,6 +10,7 @@ mod stores;
 mod watches;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -43,6 +44,8 @@ pub struct Own {
     pub stream: String,
     /// What its effects are, where they are objects: the kind to watch.
     pub created: Option<(Counted, Kind)>,
+    /// The consumer was made just now, and there was none before it: nothing was handed out that a record could lack.
+    pub consumer_is_new: bool,
 }
 
 /// What a leader is given.
@@ -109,6 +112,8 @@ pub struct Leader {
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
     api_down: watch::Sender<bool>,
+    /// See [`Own::consumer_is_new`]; until the first list.
+    consumer_is_new: AtomicBool,
 }
 
 impl std::fmt::Debug for Leader {
@@ -128,7 +133,9 @@ impl Leader {
         grants: mpsc::Sender<Grant>,
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
-        Self { settings, cluster, connection, metrics, grants, view, api_down: watch::Sender::new(false) }
+        let consumer_is_new = AtomicBool::new(settings.own.consumer_is_new);
+        let api_down = watch::Sender::new(false);
+        Self { settings, cluster, connection, metrics, grants, view, api_down, consumer_is_new }
     }
 
     /// Its state.

@@ -58,14 +58,6 @@ enum Done {
     Signals,
 }
 
-/// A gap that is not marked yet.
-struct Gap {
-    /// When the list that ended it was there.
-    since: Instant,
-    /// The version that the record will have when it is marked.
-    version: u64,
-}
-
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 pub(super) struct Session<'a> {
@@ -80,7 +72,6 @@ pub(super) struct Session<'a> {
     facts_reading: bool,
     signal_writing: bool,
     signal_due: Option<Instant>,
-    gap: Option<Gap>,
     leads_until: Option<Instant>,
     grants: mpsc::Sender<Grant>,
     /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
@@ -125,7 +116,6 @@ impl<'a> Session<'a> {
             facts_reading: false,
             signal_writing: false,
             signal_due: None,
-            gap: None,
             leads_until: None,
             grants: leader.grants.clone(),
             waiting_grant: None,
@@ -369,7 +359,7 @@ impl<'a> Session<'a> {
                             "the stream has lost its end: the record begins again"
                         );
                     }
-                    self.close_gap(consumer.delivered_stream_sequence, began, now);
+                    self.close_gap(&consumer, began, now);
                 }
             }
             Done::Signals => self.signal_writing = false,

@@ -188,7 +188,8 @@ impl Record {
     }
 
     /// The versions of the API server began again (another cluster, or one restored from a backup): what was done
-    /// stays done, and from here on its versions count. To be followed by [`Self::mark_gap`].
+    /// stays done, and from here on its versions count. To be followed by [`Self::mark_gap`];
+    /// 0 until then, so that nobody goes on from a version behind a gap that is not marked.
     pub fn rewind(&mut self, version: u64) {
         self.version = version;
     }

@@ -226,7 +226,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     setup::say_how_to_be_granted(&config);
     match (cluster, setup::leads(&config, created.as_ref())) {
         (Some(cluster), true) => {
-            let settings = setup::leader_settings(&config, created.clone());
+            let settings = setup::leader_settings(&config, created.clone(), settled.is_new);
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
             api_down = leader.api_down();

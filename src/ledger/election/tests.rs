@@ -312,7 +312,7 @@ fn a_leader_that_nats_does_not_answer_gives_the_lease_up_until_it_does() {
     election.heard(t0 + ms(100));
     assert!(matches!(election.step(Event::Tick, t0 + ms(100)).as_slice(), [Action::Create(_)]));
     election.step(Event::WriteDone(lease("me", 10)), t0 + ms(110));
-    let mut now = t0;
+    let mut now;
     let mut version = 10;
     // It renews until then.
     let actions = loop {
