@@ -95,7 +95,7 @@ impl Reader {
     pub(super) fn settings(&mut self) -> Option<Settings> {
         let namespace = self.read(table::QUOTA_NAMESPACE, |text| named(text, names::dns_label));
         let namespace_ok = namespace.is_some() || !self.is_given(table::QUOTA_NAMESPACE);
-        let (quota, warnings) = self.quota(namespace.clone());
+        let (quota, warnings) = self.quota();
         let sensor_name = self.read(table::SENSOR_NAME, |text| named(text, names::dns_label));
         let sensor_file = self.read(table::SENSOR_FILE, |text| Ok(PathBuf::from(text)));
         let policies = [("new", DeliverPolicy::New), ("all", DeliverPolicy::All), ("last", DeliverPolicy::Last)];
@@ -147,7 +147,7 @@ impl Reader {
         })
     }
 
-    fn quota(&mut self, namespace: Option<String>) -> (Option<QuotaSettings>, Vec<String>) {
+    fn quota(&mut self) -> (Option<QuotaSettings>, Vec<String>) {
         let names = self.read(table::QUOTA_NAME, quota_names);
         let resources = self.read(table::RESOURCE_NAME, resources);
         let ratio = self.read(table::CAPACITY_RATIO, |text| Ok(text.parse::<Ratio>()?));
@@ -165,7 +165,6 @@ impl Reader {
         let quota = || {
             Some(QuotaSettings {
                 names: names?,
-                namespace,
                 resources: resources?,
                 ratio: ratio?,
                 poll_interval: poll_interval?,

@@ -68,8 +68,6 @@ pub struct Settings {
 pub struct QuotaSettings {
     /// One or more names.
     pub names: Vec<String>,
-    /// As configured; see [`Settings::resolve_namespace`].
-    pub namespace: Option<String>,
     /// What one effect costs, of each resource.
     pub resources: Vec<(ResourceName, Quantity)>,
     /// Share of hard.

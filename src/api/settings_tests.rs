@@ -99,7 +99,7 @@ fn everything_given() {
     let settings = good(&["--metrics-port=9000", "--source", "controller"], &env);
     let quota = settings.quota.clone().unwrap();
     assert_eq!(quota.names, ["a", "b.c"]);
-    assert_eq!(quota.namespace.as_deref(), Some("work"));
+    assert_eq!(settings.namespace.as_deref(), Some("work"));
     assert_eq!(quota.resources[1].1, Quantity::parse("0.5").unwrap());
     assert_eq!((quota.ratio, quota.poll_interval), (Ratio::ONE, Duration::from_millis(500)));
     assert_eq!((quota.source, settings.metrics_port), (Source::Controller, 9000));

@@ -6,6 +6,7 @@ use std::path::Path;
 use kube::config::Kubeconfig;
 
 use crate::api::Settings;
+use crate::ledger::election::Name;
 
 /// Where Kubernetes tells a pod its namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -26,21 +27,25 @@ fn context_namespace(path: &Path) -> Option<String> {
     context.context.as_ref()?.namespace.clone()
 }
 
-/// Who holds the Lease: pod and sensor, because two sensors may be neighbours in one pod. A restarted container finds its
-/// own name in the Lease and goes on at once; so no two processes that live may have the same. The name of a host is
-/// shared, by pods on the host's network and by processes of one machine: where nobody tells the pod's, the name is new
-/// at each start, and the Lease has to run out first.
-pub(super) fn identity(sensor: &str) -> String {
+/// Who holds the Lease: pod and sensor, because two sensors may be neighbours in one pod, and a number that is new at
+/// each start, because two processes may be told one pod name. A restarted container knows its predecessor by the pod.
+/// The name of a host is shared, by pods on the host's network and by processes of one machine: where nobody tells the
+/// pod's, there is no predecessor, and the Lease has to run out first.
+pub(super) fn identity(sensor: &str) -> Name {
     named(env::var("POD_NAME").ok().as_deref(), sensor, || {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
         host.map_or_else(|| "jetgate".to_owned(), |host| host.trim().to_owned())
     })
 }
 
-fn named(pod: Option<&str>, sensor: &str, host: impl FnOnce() -> String) -> String {
+fn named(pod: Option<&str>, sensor: &str, host: impl FnOnce() -> String) -> Name {
+    let random = random();
     match pod.map(str::trim).filter(|pod| !pod.is_empty()) {
-        Some(pod) => format!("{pod}/{sensor}"),
-        None => format!("{}/{sensor}/{:08x}", host(), random()),
+        Some(pod) => {
+            let pod = format!("{pod}/{sensor}/");
+            Name { own: format!("{pod}{random:08x}"), pod: Some(pod) }
+        }
+        None => Name { own: format!("{}/{sensor}/{random:08x}", host()), pod: None },
     }
 }
 
@@ -56,13 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_keeps_its_name_and_whoever_is_no_pod_gets_a_new_one() {
+    fn a_process_is_known_by_its_pod_and_has_a_name_of_its_own() {
         let host = || "node-1".to_owned();
-        assert_eq!(named(Some("orders-0\n"), "orders", host), "orders-0/orders");
-        assert_ne!(named(Some("pod"), "orders", host), named(Some("pod"), "returns", host));
+        let first = named(Some("orders-0\n"), "orders", host);
+        assert_eq!(first.pod.as_deref(), Some("orders-0/orders/"));
+        assert!(first.own.starts_with("orders-0/orders/"), "{first:?}");
+        let second = named(Some("orders-0"), "orders", host);
+        assert_eq!(first.pod, second.pod);
+        assert_ne!(first.own, second.own);
+        assert_ne!(first.pod, named(Some("orders-0"), "returns", host).pod);
         for pod in [None, Some(" ")] {
             let name = named(pod, "orders", host);
-            assert!(name.starts_with("node-1/orders/"), "{name}");
+            assert!(name.own.starts_with("node-1/orders/") && name.pod.is_none(), "{name:?}");
             assert_ne!(name, named(pod, "orders", host));
         }
     }

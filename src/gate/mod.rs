@@ -18,7 +18,7 @@ mod reasons;
 mod reference;
 mod resource;
 
-pub use bounds::{Blocked, Bound, bounds, smallest_room};
+pub use bounds::{Blocked, Bound, bounds};
 pub use lane::{Gate, GateFacts, GateState, Heard, Reminded, Reminder, Transition};
 pub use limit::limit;
 pub use quantity::{Quantity, QuantityError};

@@ -65,13 +65,6 @@ impl Acker {
         Self { connection, timeout }
     }
 
-    /// The same with another timeout.
-    #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
     /// Acknowledges the message with this reply subject and waits for the server's confirmation.
     pub async fn ack(&self, reply: &Subject, ack: Ack<'_>) -> Result<(), AckError> {
         self.connection.call(reply.clone(), None, ack.payload(), self.timeout).await?;

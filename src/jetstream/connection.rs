@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, ServerAddr, Statistics, Subject};
+use async_nats::{Client, ConnectOptions, Message, ServerAddr, Statistics, Subject};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::call::CallErrorKind;
+use super::call::{CallError, CallErrorKind};
 use super::events::Hub;
 use super::options::NatsOptions;
 
@@ -151,17 +151,38 @@ impl Connection {
         self.hub.denied(subject, since)
     }
 
+    /// Whether the server gives a sign of life within `timeout`.
+    pub async fn answers(&self, timeout: Duration) -> bool {
+        if self.live_epoch().is_none() {
+            return false;
+        }
+        match self.probe(timeout).await {
+            Ok(_) => true,
+            Err(error) => match error.kind() {
+                // A denial is an answer, too.
+                CallErrorKind::NoResponders | CallErrorKind::Denied => true,
+                CallErrorKind::Disconnected
+                | CallErrorKind::TimedOut
+                | CallErrorKind::TooLarge
+                | CallErrorKind::Failed => false,
+            },
+        }
+    }
+
+    async fn probe(&self, timeout: Duration) -> Result<Message, CallError> {
+        // Nobody listens there: the server itself answers at once.
+        self.call(Subject::from_static("jetgate.probe"), None, Bytes::new(), timeout).await
+    }
+
     /// Asks the server for a sign of life again and again, and makes a new connection where none comes; never ends.
     ///
     /// The client's own pings are put off by whatever arrives, and the heartbeats of a watch arrive each second: a
     /// connection that carries nothing to the server any more would never be noticed by them.
     pub async fn guard(&self) {
-        // Nobody listens there: the server itself answers at once. A denial is an answer, too.
-        let subject = Subject::from_static("jetgate.probe");
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
             let Some(epoch) = self.live_epoch() else { continue };
-            let answer = self.call(subject.clone(), None, Bytes::new(), PROBE_TIMEOUT).await;
+            let answer = self.probe(PROBE_TIMEOUT).await;
             let silent = matches!(&answer, Err(error) if error.kind() == CallErrorKind::TimedOut);
             if silent && self.live_epoch() == Some(epoch) {
                 tracing::warn!(after = ?PROBE_TIMEOUT, "the NATS server does not answer; connecting again");

@@ -62,6 +62,8 @@ pub struct ConsumerFacts {
     pub ack_floor_stream_sequence: u64,
     /// The last stream sequence delivered.
     pub delivered_stream_sequence: u64,
+    /// How many deliveries there were, repeated ones too.
+    pub delivered_consumer_sequence: u64,
     /// Somebody has paused it.
     pub paused: bool,
     /// Another number where it is another consumer of the same name, or has another leader: either may have forgotten
@@ -124,6 +126,7 @@ fn progress(info: &Info) -> ConsumerFacts {
         num_waiting: wide(info.num_waiting),
         ack_floor_stream_sequence: info.ack_floor.stream_sequence,
         delivered_stream_sequence: info.delivered.stream_sequence,
+        delivered_consumer_sequence: info.delivered.consumer_sequence,
         paused: info.paused,
         reign: reign(info),
     }

@@ -13,13 +13,6 @@ use super::{
     sight::{Sight, WireObject},
 };
 
-/// Is the object to be kept?
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Keep,
-    Probe,
-}
-
 impl Cluster {
     /// Creates `object`, once: nothing here sends it again. `timeout` ends the call on our side, and in whole seconds
     /// on the server's. An `Ok` means that the object was stored, also where the rest of the answer was lost.
@@ -30,35 +23,9 @@ impl Cluster {
         object: &Value,
         timeout: Duration,
     ) -> Result<Sight, CallError> {
-        self.post(kind, namespace, object, timeout, Purpose::Keep).await
-    }
-
-    /// Asks whether `object` would be accepted: every check of admission, quota included, and nothing is stored or
-    /// charged.
-    pub async fn try_create(
-        &self,
-        kind: &Kind,
-        namespace: &str,
-        object: &Value,
-        timeout: Duration,
-    ) -> Result<(), CallError> {
-        self.post(kind, namespace, object, timeout, Purpose::Probe).await.map(|_| ())
-    }
-
-    async fn post(
-        &self,
-        kind: &Kind,
-        namespace: &str,
-        object: &Value,
-        timeout: Duration,
-        purpose: Purpose,
-    ) -> Result<Sight, CallError> {
-        let mut address = Address::collection(kind, namespace)
+        let address = Address::collection(kind, namespace)
             .query("fieldManager", FIELD_MANAGER)
             .query("timeout", &format!("{}s", call::whole_seconds(timeout)));
-        if purpose == Purpose::Probe {
-            address = address.query("dryRun", "All");
-        }
         let body = serde_json::to_vec(object).map_err(DecodeError::from)?;
         let request = address.request(Method::POST, METADATA, body);
 
@@ -75,8 +42,6 @@ impl Cluster {
             .await;
         match (outcome, head) {
             (Err(_), Some(StatusCode::CREATED)) => Ok(Sight::of_request(object)),
-            // A dry run's object has no version.
-            (Err(CallError::Decode(_)), Some(_)) if purpose == Purpose::Probe => Ok(Sight::of_request(object)),
             (Err(CallError::Decode(_)), Some(other)) => Err(DecodeError::NotCreated(other.as_u16()).into()),
             (outcome, _) => outcome,
         }

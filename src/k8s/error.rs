@@ -5,7 +5,6 @@ use std::time::Duration;
 use kube::core::response::{StatusCause, StatusDetails};
 use thiserror::Error;
 
-use super::quota::QuotaFault;
 use crate::message::{ApiStatus, Cause};
 
 /// An error of the client below us: kube's, an I/O error, a timer's.
@@ -49,9 +48,6 @@ pub enum DecodeError {
     /// A resource version that is no number: the order of versions is needed here.
     #[error("resourceVersion {0:?} is no number")]
     Version(String),
-    /// A ResourceQuota with a value that is no quantity.
-    #[error(transparent)]
-    Quota(#[from] QuotaFault),
     /// A line of a watch that is longer than any object can be.
     #[error("a watch line is longer than {0} bytes")]
     LongLine(usize),

@@ -9,7 +9,6 @@ use super::{
     call::Address,
     client::Cluster,
     error::{CallError, DecodeError},
-    read::found_or_absent,
     sight::Metadata,
     watch::{Change, Watch},
 };
@@ -124,16 +123,6 @@ impl Cluster {
         let (quotas, version) =
             self.list_as(&collection(namespace), "application/json", |quota: WireQuota| quota.view()).await?;
         Ok((quotas.into_iter().collect::<Result<_, _>>()?, version))
-    }
-
-    /// One quota, from the store itself; None where it does not exist.
-    pub async fn get_quota(&self, namespace: &str, name: &str) -> Result<Option<QuotaView>, CallError> {
-        let address = collection(namespace).segment(name);
-        let found = self.read::<WireQuota>(address.get_json(), self.options().read_timeout).await;
-        let Some(quota) = found_or_absent(found, name)? else {
-            return Ok(None);
-        };
-        Ok(Some(quota.view()?.map_err(DecodeError::from)?))
     }
 
     /// As [`Cluster::watch`], for the quotas of a namespace.

@@ -6,8 +6,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::jetstream::Connection;
 use crate::k8s::{CallError, Cluster, LeaseClaim, LeaseView, LeaseWrite};
-use crate::ledger::election::{Action, Claim, Election, Event, Lease, LeaseTimes, Lost};
+use crate::ledger::election::{Action, Claim, Election, Event, Lease, LeaseTimes, Lost, Name};
 
 /// Where the Lease is.
 #[derive(Clone)]
@@ -26,12 +27,32 @@ pub(super) struct Vote {
     pub(super) until: Option<Instant>,
     /// Who else was last seen to hold the Lease.
     pub(super) holder: Option<String>,
+    /// NATS has not answered for so long that we are no candidate.
+    pub(super) cut_off: bool,
+}
+
+/// How often NATS is asked for a sign of life, and how long that may take.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
+const PULSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks NATS for a sign of life again and again, until `resign`: without it nobody hears a leader.
+pub(super) async fn feel(connection: &Connection, heard: watch::Sender<Option<Instant>>, resign: &CancellationToken) {
+    while !resign.is_cancelled() {
+        if connection.answers(PULSE_TIMEOUT).await {
+            heard.send_replace(Some(clock::now()));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PULSE_EVERY) => {}
+            () = resign.cancelled() => {}
+        }
+    }
 }
 
 /// Stands for the Lease until `resign`, then gives it up.
 pub(super) async fn stand(
     place: Place,
-    me: String,
+    me: Name,
+    mut heard: watch::Receiver<Option<Instant>>,
     vote: watch::Sender<Vote>,
     api_down: watch::Sender<bool>,
     resign: CancellationToken,
@@ -41,19 +62,27 @@ pub(super) async fn stand(
     let mut actions = election.step(Event::Tick, clock::now());
     let mut resigned = false;
     let mut said_trouble = false;
+    let mut reached = None;
     while !election.is_over() {
         let mut call = None;
         for action in actions.drain(..) {
             match action {
                 Action::Read | Action::Create(_) | Action::Replace { .. } => call = Some(action),
                 Action::BecameLeader { epoch } => {
-                    vote.send_replace(Vote { epoch: Some(epoch), until: election.leads_until(), holder: None });
+                    let until = election.leads_until();
+                    vote.send_replace(Vote { epoch: Some(epoch), until, holder: None, cut_off: false });
                 }
                 Action::LostLeadership(lost) => {
                     let why = match &lost {
                         Lost::Expired => "no renewal succeeded in time".to_owned(),
                         Lost::TakenBy(other) => format!("{other:?} holds it"),
+                        Lost::TakenByNamesake(other) => {
+                            format!("{other:?} holds it: another process that lives has our POD_NAME")
+                        }
                         Lost::Deleted => "it was deleted".to_owned(),
+                        Lost::CutOff => {
+                            format!("NATS has not answered for {} s, so nobody hears us", times.silence.as_secs())
+                        }
                         Lost::GivenUp => "given up".to_owned(),
                     };
                     tracing::info!(
@@ -63,17 +92,19 @@ pub(super) async fn stand(
                         "the Lease is not ours any more"
                     );
                     let holder = election.holder().map(str::to_owned);
-                    vote.send_replace(Vote { epoch: None, until: None, holder });
+                    vote.send_replace(Vote { epoch: None, until: None, holder, cut_off: election.is_cut_off() });
                 }
             }
         }
         vote.send_if_modified(|vote| {
             let holder = election.holder().filter(|_| vote.epoch.is_none()).map(str::to_owned);
             let until = election.leads_until().filter(|_| vote.epoch.is_some());
-            let changed = vote.holder != holder || vote.until != until;
-            (vote.holder, vote.until) = (holder, until);
+            let next = Vote { epoch: vote.epoch, until, holder, cut_off: election.is_cut_off() };
+            let changed = *vote != next;
+            *vote = next;
             changed
         });
+        say_cut_off(&place, election.is_cut_off(), &mut reached);
         let event = if let Some(call) = call {
             // Leadership may run out while the call hangs: the deadline is heard all the same.
             let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut said_trouble, &api_down));
@@ -88,13 +119,34 @@ pub(super) async fn stand(
         } else {
             tokio::select! {
                 () = sleep_until(election.deadline()) => Event::Tick,
+                Ok(()) = heard.changed() => Event::Tick,
                 () = resign.cancelled(), if !resigned => {
                     resigned = true;
                     Event::Shutdown
                 }
             }
         };
+        if let Some(at) = *heard.borrow_and_update() {
+            election.heard(at);
+        }
         actions = election.step(event, clock::now());
+    }
+}
+
+/// Says when NATS no longer answers and when it does again; not when it answers for the first time.
+fn say_cut_off(place: &Place, cut_off: bool, reached: &mut Option<bool>) {
+    let (lease, namespace) = (&place.name, &place.namespace);
+    match (*reached, cut_off) {
+        (Some(true), true) => {
+            tracing::warn!(lease, namespace, "NATS does not answer: no candidate for the Lease until it does");
+        }
+        (Some(false), false) => {
+            tracing::info!(lease, namespace, "NATS answers again: a candidate for the Lease");
+        }
+        (Some(true), false) | (Some(false), true) | (None, _) => {}
+    }
+    if reached.is_some() || !cut_off {
+        *reached = Some(!cut_off);
     }
 }
 

@@ -10,6 +10,7 @@ mod stores;
 mod watches;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::gate::Counted;
 use crate::jetstream::{Connection, stream_facts};
 use crate::k8s::{Cluster, Kind};
 use crate::ledger::LedgerOptions;
+use crate::ledger::election::Name;
 use crate::telemetry::LeaderMetrics;
 use crate::wire::{Grant, Report};
 use candidate::{Place, Vote};
@@ -42,6 +44,8 @@ pub struct Own {
     pub stream: String,
     /// What its effects are, where they are objects: the kind to watch.
     pub created: Option<(Counted, Kind)>,
+    /// The consumer was made just now, and there was none before it: nothing was handed out that a record could lack.
+    pub consumer_is_new: bool,
 }
 
 /// What a leader is given.
@@ -49,8 +53,8 @@ pub struct Own {
 pub struct LeaderSettings {
     /// The namespace of the quotas and of the objects.
     pub namespace: String,
-    /// Who holds the Lease: the pod.
-    pub identity: String,
+    /// Who holds the Lease: this process of the pod.
+    pub identity: Name,
     /// The name of the Lease.
     pub lease: String,
     /// Part of bucket names, for two clusters on one NATS account.
@@ -108,6 +112,8 @@ pub struct Leader {
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
     api_down: watch::Sender<bool>,
+    /// See [`Own::consumer_is_new`]; until the first list.
+    consumer_is_new: AtomicBool,
 }
 
 impl std::fmt::Debug for Leader {
@@ -127,7 +133,9 @@ impl Leader {
         grants: mpsc::Sender<Grant>,
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
-        Self { settings, cluster, connection, metrics, grants, view, api_down: watch::Sender::new(false) }
+        let consumer_is_new = AtomicBool::new(settings.own.consumer_is_new);
+        let api_down = watch::Sender::new(false);
+        Self { settings, cluster, connection, metrics, grants, view, api_down, consumer_is_new }
     }
 
     /// Its state.
@@ -153,13 +161,14 @@ impl Leader {
             namespace: self.settings.namespace.clone(),
             name: self.settings.lease.clone(),
         };
-        let candidate =
-            candidate::stand(place, self.settings.identity.clone(), vote, self.api_down.clone(), resign.clone());
+        let (feeling, heard) = watch::channel(None);
+        let me = self.settings.identity.clone();
+        let candidate = candidate::stand(place, me, heard, vote, self.api_down.clone(), resign.clone());
         let sessions = async {
             self.sessions(&mut reports, &mut leading, &shutdown).await;
             resign.cancel();
         };
-        tokio::join!(candidate, sessions);
+        tokio::join!(candidate, sessions, candidate::feel(&self.connection, feeling, &resign));
         self.follow(Some("the process stops".to_owned()));
     }
 
@@ -177,7 +186,8 @@ impl Leader {
             let Some(epoch) = vote.epoch else {
                 let holder = vote.holder.map_or_else(String::new, |holder| format!(", held by {holder}"));
                 let (lease, namespace) = (&self.settings.lease, &self.settings.namespace);
-                self.follow(Some(format!("the Lease {lease} of namespace {namespace}{holder}")));
+                let awaited = if vote.cut_off { "NATS, to stand for " } else { "" };
+                self.follow(Some(format!("{awaited}the Lease {lease} of namespace {namespace}{holder}")));
                 tokio::select! {
                     changed = leading.changed() => if changed.is_err() { return },
                     // Nobody is there to answer: the lane sees that no grant comes.

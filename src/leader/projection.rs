@@ -9,6 +9,59 @@ use crate::message::{MessageId, Record, Saw, owns};
 /// record waits this long at most beside the write itself.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_millis(50);
 
+/// How the list that begins a watch stands to what the record knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// The watch goes on from the record's version, or nothing was watched before.
+    InPlace,
+    /// The API server forgot what happened since the last watch (`410 Gone`).
+    Expired,
+    /// The objects could not be watched until now, and nothing stands in the record to go on from.
+    Blind,
+}
+
+/// Why the record may lack objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    Expired,
+    Blind,
+    Rewound,
+    /// There is no record, or none that a watch could go on from, and nobody knows of a time before it.
+    NoRecord,
+}
+
+impl Doubt {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "the API server forgot what happened since the last watch (410 Gone)",
+            Self::Blind => "the objects could not be watched until now",
+            Self::Rewound => "the API server's versions began again (another cluster, or one restored from a backup)",
+            Self::NoRecord => "messages were handed out before, and there is no record of them",
+        }
+    }
+}
+
+/// A gap that is not marked yet: until then the record keeps a version that makes a successor find it again.
+#[derive(Debug)]
+struct Gap {
+    doubt: Doubt,
+    /// When the list that ended it was there.
+    since: Instant,
+    /// The version that the record will have when it is marked.
+    version: u64,
+}
+
+/// What a consumer has handed out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HandedOut {
+    /// Up to this sequence.
+    pub(super) upto: u64,
+    /// So many messages, each delivery counted.
+    pub(super) deliveries: u64,
+    /// When that was asked for.
+    pub(super) began: Instant,
+}
+
 /// The record of one consumer, with what is not written yet.
 #[derive(Debug)]
 pub(super) struct Projection {
@@ -19,6 +72,7 @@ pub(super) struct Projection {
     /// The revision of the stored value; none where there is none.
     pub(super) revision: Option<u64>,
     dirty_since: Option<Instant>,
+    gap: Option<Gap>,
 }
 
 impl Projection {
@@ -30,6 +84,7 @@ impl Projection {
             record,
             revision,
             dirty_since: None,
+            gap: None,
         }
     }
 
@@ -76,18 +131,58 @@ impl Projection {
         }
     }
 
-    /// The watch has told everything up to this version.
-    pub(super) fn advance(&mut self, version: u64, now: Instant) {
-        if version > self.record.version() {
-            self.record.advance(version);
+    /// The list that begins a watch is in, with this version. `is_new`: the consumer was made just now, by us. True
+    /// when what the consumer has handed out is to be told.
+    ///
+    /// A gap is marked together with the version that the record gets behind it. Until then the stored version is one
+    /// that no watch can go on from (the old one, or none), so that whoever comes next finds the gap again.
+    pub(super) fn listed(&mut self, version: u64, begin: Begin, is_new: bool, now: Instant) -> bool {
+        let rewound = version < self.record.version();
+        let doubt = match (begin, rewound) {
+            (Begin::Expired, _) => Some(Doubt::Expired),
+            (Begin::Blind, _) => Some(Doubt::Blind),
+            (Begin::InPlace, true) => Some(Doubt::Rewound),
+            (Begin::InPlace, false) => (self.record.version() == 0 && !is_new).then_some(Doubt::NoRecord),
+        };
+        if rewound {
+            self.record.rewind(0);
             self.owe(now);
+        }
+        match (&mut self.gap, doubt) {
+            // One after the other: the first one stays, and ends with the newest list.
+            (Some(gap), Some(_)) => (gap.since, gap.version) = (now, version),
+            (None, Some(doubt)) => self.gap = Some(Gap { doubt, since: now, version }),
+            // A watch that resumes behind this list moves the version itself.
+            (None, None) if self.record.version() == 0 => self.advance(version, now),
+            (Some(_) | None, None) => {}
+        }
+        self.gap.is_some()
+    }
+
+    /// The watch has told everything up to this version. The record's version waits for a gap to be marked: until then
+    /// no version proves anything.
+    pub(super) fn advance(&mut self, version: u64, now: Instant) {
+        match &mut self.gap {
+            Some(gap) => gap.version = gap.version.max(version),
+            None if version > self.record.version() => {
+                self.record.advance(version);
+                self.owe(now);
+            }
+            None => {}
         }
     }
 
-    /// The API server's versions began again, lower than ours.
-    pub(super) fn rewind(&mut self, version: u64, now: Instant) {
-        self.record.rewind(version);
+    /// Marks the gap, once it is known what the consumer had handed out when the list had ended; says why there was one.
+    pub(super) fn close_gap(&mut self, handed_out: HandedOut, now: Instant) -> Option<Doubt> {
+        let gap = self.gap.take_if(|gap| handed_out.began >= gap.since)?;
+        // Where nothing was ever handed out there is nothing that a record could lack.
+        let marked = gap.doubt != Doubt::NoRecord || handed_out.deliveries > 0;
+        if marked {
+            self.record.mark_gap(handed_out.upto);
+        }
+        self.record.advance(gap.version);
         self.owe(now);
+        marked.then_some(gap.doubt)
     }
 
     /// Facts of one moment: the stream's last sequence and the consumer's ack floor, up to which everything is done.
@@ -104,12 +199,6 @@ impl Projection {
             self.owe(now);
         }
         lost
-    }
-
-    /// The watch lost its place: what came and went meanwhile is unknown, for messages handed out up to `upto`.
-    pub(super) fn mark_gap(&mut self, upto: u64, now: Instant) {
-        self.record.mark_gap(upto);
-        self.owe(now);
     }
 }
 
@@ -137,6 +226,66 @@ mod tests {
             assert_eq!(projection.record().says(93, LATER), Says::NotYet);
             assert!(projection.record().in_doubt(93));
             assert!(!projection.facts(97, 100, now));
+        }
+    }
+
+    fn handed_out(deliveries: u64, began: Instant) -> HandedOut {
+        HandedOut { upto: 7, deliveries, began }
+    }
+
+    /// What a successor finds whenever the process is killed.
+    fn successor(projection: &Projection) -> Projection {
+        let record = Record::decode(&projection.record().encode().unwrap()).unwrap();
+        Projection::new("team", "orders", "EVENTS", record, Some(1))
+    }
+
+    #[test]
+    fn no_record_of_a_consumer_that_has_handed_out_is_a_gap() {
+        let now = clock::now();
+        let mut lost = projection();
+        assert!(lost.listed(50, Begin::InPlace, false, now));
+        lost.advance(60, now);
+        assert_eq!(lost.record().version(), 0, "nothing is proven before the gap is marked");
+        assert_eq!(lost.close_gap(handed_out(9, now), now), Some(Doubt::NoRecord));
+        assert_eq!((lost.record().gaps(), lost.record().version()), (1, 60));
+        assert!(lost.record().in_doubt(7) && !lost.record().in_doubt(8));
+        // From then on there is one.
+        let mut next = successor(&lost);
+        assert!(!next.listed(70, Begin::InPlace, false, now));
+        assert_eq!(next.close_gap(handed_out(9, now), now), None);
+    }
+
+    #[test]
+    fn nothing_handed_out_is_no_gap() {
+        let now = clock::now();
+        let mut made_by_others = projection();
+        assert!(made_by_others.listed(50, Begin::InPlace, false, now));
+        assert_eq!(made_by_others.close_gap(handed_out(0, now), now), None);
+        assert_eq!((made_by_others.record().gaps(), made_by_others.record().version()), (0, 50));
+        // Without a gate messages are handed out before the first list is there.
+        let mut made_by_us = projection();
+        assert!(!made_by_us.listed(50, Begin::InPlace, true, now));
+        assert_eq!((made_by_us.record().gaps(), made_by_us.record().version()), (0, 50));
+    }
+
+    #[test]
+    fn a_kill_before_a_gap_is_marked_never_hides_it() {
+        let now = clock::now();
+        for (begin, version, stays) in [(Begin::Expired, 900, 500), (Begin::InPlace, 40, 0)] {
+            let mut projection = projection();
+            projection.listed(500, Begin::InPlace, true, now);
+            assert!(projection.listed(version, begin, false, now), "{begin:?}");
+            projection.advance(version + 10, now);
+            // It goes on from a version that the API server has forgotten, or from none.
+            let mut next = successor(&projection);
+            assert_eq!((next.record().version(), next.record().gaps()), (stays, 0), "{begin:?}");
+            assert!(next.listed(version + 20, begin, false, now), "{begin:?}");
+            assert!(next.close_gap(handed_out(9, now), now).is_some(), "{begin:?}");
+            assert_eq!((next.record().version(), next.record().gaps()), (version + 20, 1), "{begin:?}");
+            // So does the one that lives.
+            assert_eq!(projection.close_gap(handed_out(9, now - FLUSH_AFTER), now), None, "asked for before the list");
+            assert!(projection.close_gap(handed_out(9, now), now).is_some());
+            assert_eq!((projection.record().version(), projection.record().gaps()), (version + 10, 1), "{begin:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! watches, the holders and the stores say, and does what it asks for.
 
 mod objects;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,6 +28,7 @@ use crate::ledger::{Action, Ledger, LiveState, SeenObject};
 use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
+use waiting::WaitingGrants;
 
 /// Watch events that wait for the ledger: bounded, because a watch that cannot deliver simply reads slower.
 const EVENTS: usize = 1024;
@@ -58,14 +60,6 @@ enum Done {
     Signals,
 }
 
-/// A gap that is not marked yet.
-struct Gap {
-    /// When the list that ended it was there.
-    since: Instant,
-    /// The version that the record will have when it is marked.
-    version: u64,
-}
-
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 pub(super) struct Session<'a> {
@@ -80,13 +74,12 @@ pub(super) struct Session<'a> {
     facts_reading: bool,
     signal_writing: bool,
     signal_due: Option<Instant>,
-    gap: Option<Gap>,
     leads_until: Option<Instant>,
     grants: mpsc::Sender<Grant>,
-    /// The grant channel was full: the newest grant of the own lane waits here, totals only, so older ones are moot.
-    waiting_grant: Option<Grant>,
-    /// The top that the newest grant told, and of whom.
-    told_top: Option<(HolderId, u64)>,
+    /// The grant channel was full.
+    waiting: WaitingGrants,
+    /// The top that the newest grant told to each holder.
+    told_tops: BTreeMap<HolderId, u64>,
     /// When the newest write of the books began.
     books_began: Option<Instant>,
     forbidden_said: bool,
@@ -125,11 +118,10 @@ impl<'a> Session<'a> {
             facts_reading: false,
             signal_writing: false,
             signal_due: None,
-            gap: None,
             leads_until: None,
             grants: leader.grants.clone(),
-            waiting_grant: None,
-            told_top: None,
+            waiting: WaitingGrants::default(),
+            told_tops: BTreeMap::new(),
             books_began: None,
             forbidden_said: false,
             trouble_since: BTreeMap::new(),
@@ -197,8 +189,8 @@ impl<'a> Session<'a> {
                     let how = end.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                     return End::Deposed(Lost::Watch { how });
                 }
-                permit = grants.reserve(), if self.waiting_grant.is_some() => {
-                    if let (Ok(permit), Some(grant)) = (permit, self.waiting_grant.take()) {
+                permit = grants.reserve(), if !self.waiting.is_empty() => {
+                    if let (Ok(permit), Some(grant)) = (permit, self.waiting.pop()) {
                         permit.send(grant);
                     }
                 }
@@ -247,18 +239,22 @@ impl<'a> Session<'a> {
         if self.leads_until.is_none_or(|until| clock::now() >= until) {
             return;
         }
-        if self.told_top.as_ref().is_none_or(|(holder, top)| *holder != grant.holder || *top < grant.top)
-            && grant.top > 0
-        {
+        let told = self.told_tops.get(&grant.holder).copied().unwrap_or(0);
+        if told < grant.top {
             let now = clock::now();
             self.leader.metrics.grants.inc();
             let since = self.books_began.unwrap_or(now);
             self.leader.metrics.grant_latency.observe(now.saturating_duration_since(since).as_secs_f64());
         }
-        self.told_top = Some((grant.holder.clone(), grant.top));
+        let ledger = &self.ledger;
+        if told == 0 {
+            self.told_tops.retain(|holder, _| ledger.knows(holder));
+        }
+        self.told_tops.insert(grant.holder.clone(), grant.top);
+        self.waiting.overtaken(&grant.holder);
         match self.grants.try_send(grant) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(grant)) => self.waiting_grant = Some(grant),
+            Err(mpsc::error::TrySendError::Full(grant)) => self.waiting.keep(grant, |holder| ledger.knows(holder)),
             Err(mpsc::error::TrySendError::Closed(_)) => {}
         }
     }
@@ -369,7 +365,7 @@ impl<'a> Session<'a> {
                             "the stream has lost its end: the record begins again"
                         );
                     }
-                    self.close_gap(consumer.delivered_stream_sequence, began, now);
+                    self.close_gap(&consumer, began, now);
                 }
             }
             Done::Signals => self.signal_writing = false,

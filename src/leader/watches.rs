@@ -17,6 +17,11 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a failed call, growing to the second.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// For how long a refusal must be repeated before it is believed: an API server that starts knows no rights for a
+/// moment, and refuses everything.
+const BELIEVED_AFTER: Duration = Duration::from_secs(2);
+/// How often a refusal is asked for again that is not believed yet.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often a forbidden list is tried again: a right may be given at any time.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(5);
 /// A watch that ends sooner was ended by something on the way, or by a server that stops: it proves nothing, and is not
@@ -55,6 +60,21 @@ impl Pause {
     async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Since when the API server has given no other answer than that something is forbidden. Pure.
+#[derive(Debug, Default)]
+struct Refusal(Option<Instant>);
+
+impl Refusal {
+    /// Refused once more: is it believed?
+    fn again(&mut self, now: Instant) -> bool {
+        now >= *self.0.get_or_insert(now) + BELIEVED_AFTER
+    }
+
+    const fn over(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -174,16 +194,19 @@ async fn watch_objects(
 ) -> Result<std::convert::Infallible, Over> {
     let mut pause = Pause::new();
     let mut gap = false;
+    // Each has an answer of its own: one may be allowed without the other.
+    let (mut unlisted, mut unwatched) = (Refusal::default(), Refusal::default());
     'list: loop {
         let began = clock::now();
         let (objects, listed) = match cluster.list(kind, namespace).await {
             Ok(listed) => listed,
             Err(error) => {
                 // Forbidden or not, the list is what is tried again.
-                trouble(error, &mut pause, to).await?;
+                trouble(error, &mut unlisted, &mut pause, to).await?;
                 continue;
             }
         };
+        unlisted.over();
         tell(to, Seen::Objects { objects, version: listed, began, gap: std::mem::take(&mut gap) }).await?;
         // A version that the API server has not reached would never be told of, nor called too old.
         let mut from = resume.take().filter(|version| *version <= listed).unwrap_or(listed);
@@ -193,7 +216,7 @@ async fn watch_objects(
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
-                    if trouble(error, &mut pause, to).await? == Forbidden::Yes {
+                    if trouble(error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
                         resume = Some(from);
                         continue 'list;
                     }
@@ -204,6 +227,7 @@ async fn watch_objects(
                 match watch.next().await {
                     Some(Ok(event)) => {
                         pause = Pause::new();
+                        unwatched.over();
                         let version = match &event {
                             ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => sight.resource_version,
                             ObjectEvent::Bookmark(version) => *version,
@@ -213,7 +237,7 @@ async fn watch_objects(
                     }
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
-                        if trouble(error, &mut pause, to).await? == Forbidden::Yes {
+                        if trouble(error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
                             resume = Some(from);
                             continue 'list;
                         }
@@ -224,6 +248,7 @@ async fn watch_objects(
                         continue 'resume;
                     }
                     None => {
+                        unwatched.over();
                         tell(to, Seen::ObjectsAlive).await?;
                         continue 'resume;
                     }
@@ -244,9 +269,19 @@ enum Forbidden {
     No,
 }
 
-async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -> Result<Forbidden, Over> {
+async fn trouble(
+    error: CallError,
+    refusal: &mut Refusal,
+    pause: &mut Pause,
+    to: &mpsc::Sender<Seen>,
+) -> Result<Forbidden, Over> {
     let forbidden = error.status().filter(|status| status.code == 403).map(|status| status.message.clone());
     if let Some(text) = forbidden {
+        if !refusal.again(clock::now()) {
+            tracing::debug!(answer = text, "refused; asking again before that is believed");
+            tokio::time::sleep(ASK_AGAIN).await;
+            return Ok(Forbidden::No);
+        }
         tell(to, Seen::Forbidden { text }).await?;
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
         return Ok(Forbidden::Yes);
@@ -254,4 +289,22 @@ async fn trouble(error: CallError, pause: &mut Pause, to: &mpsc::Sender<Seen>) -
     tell(to, Seen::Trouble { watch: "objects", error }).await?;
     pause.wait().await;
     Ok(Forbidden::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_believed_when_it_has_lasted() {
+        let t0 = clock::now();
+        let mut refusal = Refusal::default();
+        assert!(!refusal.again(t0));
+        assert!(!refusal.again(t0 + BELIEVED_AFTER - ASK_AGAIN));
+        // Another answer in between: it counts anew.
+        refusal.over();
+        assert!(!refusal.again(t0 + BELIEVED_AFTER));
+        assert!(refusal.again(t0 + BELIEVED_AFTER * 2));
+        assert!(refusal.again(t0 + BELIEVED_AFTER * 3));
+    }
 }

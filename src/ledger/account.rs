@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::gate::{Blocked, Bound, Counted, Quantity, Reason, ResourceName};
+use crate::ledger::election::LeaseTimes;
 use crate::wire::{Book, NumberSet, Report, Terms};
 
 /// Made numbers that were reported within this time of each other are kept as one batch with the later time, which
@@ -156,10 +157,11 @@ impl Account {
 
     /// When the holder is to be taken for dead, unless it is already.
     ///
-    /// An adopted holder gets P more, for as long as it does not follow this leader: its lease may be as young as
-    /// the old leader's last breath.
+    /// An adopted holder gets P more, and no less than the old leader may lead on, for as long as it does not follow
+    /// this leader: its lease may be as young as the old leader's last breath.
     pub(super) fn silent_at(&self) -> Option<Instant> {
-        let adopted = self.adopted.map(|since| since + self.terms.lease + self.terms.create_timeout);
+        let more = self.terms.create_timeout.max(LeaseTimes::DEFAULT.renew_deadline);
+        let adopted = self.adopted.map(|since| since + self.terms.lease + more);
         match self.phase {
             Phase::Adopted { since: _ } => adopted,
             Phase::Alive { heard } => adopted.max(Some(heard + self.terms.lease)),

@@ -5,12 +5,33 @@
 //! theirs is longer. And whoever takes the Lease does so by a write that fails where somebody else wrote in between.
 //! Wall clocks, also those in the Lease, decide nothing.
 //!
-//! A name stands for one living process at a time: who finds its own name in the Lease is its restarted self, and
-//! takes it at once. So a name must be the pod's, or random.
+//! One exception to the first promise: a process that at its very first look finds a namesake in the Lease, another
+//! process of its own pod, is most likely the restarted one, and takes the Lease at once. Should the other live after
+//! all (two processes with one pod name), its next renewal meets a conflict, and at the latest `renew_deadline` after
+//! the Lease was taken it leads no more. Until then the books fence its grants, and the successor counts the leases
+//! that it may still renew (`ledger::account`). It waits like any other then, so that the two come to rest.
+//!
+//! Whoever is cut off from its holders (NATS does not answer) gives the Lease up, and takes none before it hears again.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+
+/// What a process is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// A name that no other process has or ever had.
+    pub own: String,
+    /// What the names of all processes begin with that its pod starts in its place; None where nobody tells the pod.
+    pub pod: Option<String>,
+}
+
+impl Name {
+    /// Is this the name of another process that was started in the same place?
+    fn is_namesake(&self, holder: &str) -> bool {
+        holder != self.own && self.pod.as_deref().is_some_and(|pod| holder.starts_with(pod))
+    }
+}
 
 /// The times of an election. `renew_deadline` must be shorter than `duration`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +42,25 @@ pub struct LeaseTimes {
     pub renew_deadline: Duration,
     /// Between two renewals, and between two looks at a Lease that somebody else holds.
     pub retry: Duration,
+    /// After so long without an answer from NATS a leader gives the Lease up, and nobody takes it.
+    pub silence: Duration,
 }
 
 impl Default for LeaseTimes {
     fn default() -> Self {
-        Self { duration: Duration::from_secs(6), renew_deadline: Duration::from_secs(4), retry: Duration::from_secs(1) }
+        Self::DEFAULT
     }
 }
 
 impl LeaseTimes {
+    /// What every process uses.
+    pub const DEFAULT: Self = Self {
+        duration: Duration::from_secs(6),
+        renew_deadline: Duration::from_secs(4),
+        retry: Duration::from_secs(1),
+        silence: Duration::from_secs(5),
+    };
+
     /// The longest that one call should take: a renewal that gets no answer leaves time for another one.
     #[must_use]
     pub fn call_timeout(&self) -> Duration {
@@ -80,9 +111,6 @@ pub enum Event {
     WriteConflict,
     /// The write got another error, or no answer: it may have happened, and may yet happen.
     WriteFailed,
-    /// Give leadership up and let the others have their turn (a leader that is cut off from its holders), then stand
-    /// for election again.
-    StandDown,
     /// Give leadership up for good.
     Shutdown,
 }
@@ -118,8 +146,12 @@ pub enum Lost {
     Expired,
     /// Somebody else holds the Lease; empty: somebody emptied it.
     TakenBy(String),
+    /// Another process of our own pod holds it: both live.
+    TakenByNamesake(String),
     /// Somebody deleted the Lease.
     Deleted,
+    /// NATS has not answered for so long that we are no use as a leader.
+    CutOff,
     /// We were told to.
     GivenUp,
 }
@@ -127,7 +159,7 @@ pub enum Lost {
 /// One candidate.
 #[derive(Debug)]
 pub struct Election {
-    me: String,
+    me: Name,
     times: LeaseTimes,
     known: Known,
     leading: Option<Leading>,
@@ -140,8 +172,16 @@ pub struct Election {
     last_write: Option<Instant>,
     /// The Lease is being given back; how often that may still be tried.
     leaving: Option<u8>,
-    /// We let the others have their turn until then.
-    paused_until: Option<Instant>,
+    /// The Lease was not looked at yet.
+    newborn: bool,
+    /// The version of the Lease that a namesake left us, as we found it at the first look.
+    heir_of: Option<u64>,
+    /// Until then the namesake may still lead whose Lease we took: we do not give it to others before.
+    shared_until: Option<Instant>,
+    /// When NATS last answered.
+    heard: Option<Instant>,
+    /// As of the last step NATS had been silent for too long.
+    cut_off: bool,
     ending: bool,
 }
 
@@ -174,9 +214,9 @@ const RELEASES: u8 = 2;
 impl Election {
     /// A candidate that has not started.
     #[must_use]
-    pub fn new(me: impl Into<String>, times: LeaseTimes) -> Self {
+    pub const fn new(me: Name, times: LeaseTimes) -> Self {
         Self {
-            me: me.into(),
+            me,
             times,
             known: Known::Nothing,
             leading: None,
@@ -185,7 +225,11 @@ impl Election {
             look: false,
             last_write: None,
             leaving: None,
-            paused_until: None,
+            newborn: true,
+            heir_of: None,
+            shared_until: None,
+            heard: None,
+            cut_off: true,
             ending: false,
         }
     }
@@ -222,8 +266,20 @@ impl Election {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let expiry = self.leading.map(|leading| leading.until);
+        let silence = self.leading.and(self.heard).map(|heard| heard + self.times.silence);
         let call = if self.call.is_some() || self.ending { None } else { self.next_call() };
-        expiry.into_iter().chain(call).min()
+        expiry.into_iter().chain(silence).chain(call).min()
+    }
+
+    /// NATS answered at `at`. To be followed by a step.
+    pub fn heard(&mut self, at: Instant) {
+        self.heard = self.heard.max(Some(at));
+    }
+
+    /// Has NATS been silent for so long that we neither lead nor stand for election?
+    #[must_use]
+    pub const fn is_cut_off(&self) -> bool {
+        self.cut_off
     }
 
     /// Takes one event and says what is to be done.
@@ -238,14 +294,14 @@ impl Election {
             Event::ReadFailed => self.not_seen(),
             Event::WriteDone(lease) => self.written(lease, now, &mut actions),
             Event::WriteConflict | Event::WriteFailed => self.not_written(now),
-            Event::StandDown => {
-                self.paused_until = Some(now + self.times.duration);
-                self.leave(&mut actions);
-            }
             Event::Shutdown => {
                 self.ending = true;
-                self.leave(&mut actions);
+                self.leave(Lost::GivenUp, &mut actions);
             }
+        }
+        self.cut_off = self.heard.is_none_or(|heard| now >= heard + self.times.silence);
+        if self.cut_off && self.leading.is_some() {
+            self.leave(Lost::CutOff, &mut actions);
         }
         actions.extend(self.next(now));
         actions
@@ -257,10 +313,15 @@ impl Election {
         };
         self.call = None;
         self.look = false;
-        let lost = match &lease {
-            None => Some(Lost::Deleted),
-            Some(lease) => (lease.holder != self.me).then(|| Lost::TakenBy(lease.holder.clone())),
+        let namesake = lease.as_ref().filter(|lease| self.me.is_namesake(&lease.holder));
+        let lost = match (&lease, namesake) {
+            (None, _) => Some(Lost::Deleted),
+            (Some(_), Some(lease)) => Some(Lost::TakenByNamesake(lease.holder.clone())),
+            (Some(lease), None) => (lease.holder != self.me.own).then(|| Lost::TakenBy(lease.holder.clone())),
         };
+        if std::mem::take(&mut self.newborn) {
+            self.heir_of = namesake.map(|lease| lease.resource_version);
+        }
         if let Some(lost) = lost {
             self.lose(lost, actions);
         }
@@ -313,8 +374,8 @@ impl Election {
         }
     }
 
-    fn leave(&mut self, actions: &mut Vec<Action>) {
-        self.lose(Lost::GivenUp, actions);
+    fn leave(&mut self, why: Lost, actions: &mut Vec<Action>) {
+        self.lose(why, actions);
         self.leaving = Some(RELEASES);
     }
 
@@ -330,6 +391,15 @@ impl Election {
             (Known::Absent { since }, None) => *since,
             (Known::Present { .. } | Known::Absent { .. } | Known::Nothing, _) => now,
         };
+        let versions = lease.as_ref().map(|lease| (lease.holder == self.me.own, lease.resource_version));
+        match (self.heir_of, versions) {
+            (Some(_), Some((true, _))) => {
+                self.shared_until = Some(now + self.times.renew_deadline);
+                self.heir_of = None;
+            }
+            (Some(left), Some((false, version))) if left == version => {}
+            (Some(_), Some((false, _)) | None) | (None, _) => self.heir_of = None,
+        }
         self.known = match lease {
             Some(lease) => Known::Present { lease, since: known_since },
             None => Known::Absent { since: known_since },
@@ -346,12 +416,12 @@ impl Election {
         let free = match &self.known {
             Known::Nothing => return None,
             Known::Absent { since } => *since,
-            Known::Present { lease, since } if lease.holder.is_empty() || lease.holder == self.me => *since,
+            Known::Present { lease, since } if lease.holder.is_empty() || lease.holder == self.me.own => *since,
+            Known::Present { lease, since } if self.heir_of == Some(lease.resource_version) => *since,
             // The longer one, so that a holder with other settings than ours is safe from us.
             Known::Present { lease, since } => *since + lease.duration.max(self.times.duration),
         };
-        let free = self.after_last_write(free);
-        Some(self.paused_until.map_or(free, |pause| free.max(pause)))
+        (!self.cut_off).then(|| self.after_last_write(free))
     }
 
     fn next_call(&self) -> Option<Instant> {
@@ -371,7 +441,8 @@ impl Election {
             if left > 0 && self.look {
                 return Some(self.read(now));
             }
-            if left > 0 && self.holder() == Some(self.me.as_str()) {
+            let shared = self.shared_until.is_some_and(|until| now < until);
+            if left > 0 && !shared && self.holder() == Some(self.me.own.as_str()) {
                 self.leaving = Some(left - 1);
                 return Some(self.write(Call::Release, now));
             }
@@ -401,11 +472,11 @@ impl Election {
     fn write(&mut self, call: Call, now: Instant) -> Action {
         self.call = Some((call, now));
         self.last_write = Some(now);
-        let holder = if call == Call::Hold { self.me.clone() } else { String::new() };
+        let holder = if call == Call::Hold { self.me.own.clone() } else { String::new() };
         let duration = self.times.duration;
         match &self.known {
             Known::Present { lease, .. } => {
-                let mine = lease.holder == self.me;
+                let mine = lease.holder == self.me.own;
                 let transitions = lease.transitions.saturating_add(u32::from(call == Call::Hold && !mine));
                 // A renewal keeps the time, a new beginning of the same name does not.
                 let acquired = lease.acquired.filter(|_| self.leading.is_some() || call == Call::Release);

@@ -27,6 +27,13 @@ struct Probe {
     until: Instant,
 }
 
+impl Hold {
+    /// Was the last refusal before `at`?
+    pub(super) fn is_before(&self, at: Instant) -> bool {
+        self.since < at
+    }
+}
+
 impl Ledger {
     /// A refusal. Of those that come together, which all met the same wrong view, one counts.
     pub(super) fn refused(&mut self, quota: &str, now: Instant) {

@@ -176,6 +176,12 @@ impl Ledger {
         self.holders.iter().map(|(id, account)| (id, account.phase, account.out()))
     }
 
+    /// Is this holder in the books?
+    #[must_use]
+    pub fn knows(&self, holder: &HolderId) -> bool {
+        self.holders.contains_key(holder)
+    }
+
     /// The numbers of each holder that count beside the live objects: out, and their object not seen.
     pub fn unseen(&self) -> impl Iterator<Item = (&HolderId, NumberSet)> {
         self.holders.iter().map(|(id, account)| (id, account.out_unseen()))

@@ -32,6 +32,9 @@ impl Ledger {
             let at = self.read_at.entry(name.clone()).or_insert(began);
             *at = (*at).max(began);
         }
+        // Of what is gone nothing is kept that this list knows as well.
+        self.read_at.retain(|name, at| listed.contains_key(name) || *at > began);
+        self.holds.retain(|name, hold| listed.contains_key(name) || !hold.is_before(began));
         self.quotas = listed;
         self.all_read_at = self.all_read_at.max(Some(began));
         self.quotas_alive = self.quotas_alive.max(Some(now));

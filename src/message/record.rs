@@ -188,7 +188,8 @@ impl Record {
     }
 
     /// The versions of the API server began again (another cluster, or one restored from a backup): what was done
-    /// stays done, and from here on its versions count. To be followed by [`Self::mark_gap`].
+    /// stays done, and from here on its versions count. To be followed by [`Self::mark_gap`];
+    /// 0 until then, so that nobody goes on from a version behind a gap that is not marked.
     pub fn rewind(&mut self, version: u64) {
         self.version = version;
     }
@@ -222,35 +223,6 @@ impl Record {
             self.forget();
         }
         lost
-    }
-
-    /// Takes in all that another record of the same stream knows; false, and no change, for another stream.
-    ///
-    /// Each record holds every object up to its version, so together they do up to the higher one.
-    pub fn merge(&mut self, other: &Self) -> bool {
-        if self.stream_created_ns != other.stream_created_ns {
-            return false;
-        }
-        self.floor = self.floor.max(other.floor);
-        self.version = self.version.max(other.version);
-        self.gaps = self.gaps.max(other.gaps);
-        self.gap_upto = self.gap_upto.max(other.gap_upto);
-        self.newest_sequence = self.newest_sequence.max(other.newest_sequence);
-        self.newest_time_ns = self.newest_time_ns.max(other.newest_time_ns);
-        self.untaken = match (self.untaken, other.untaken) {
-            (Some(a), Some(b)) => Some(Run { first: a.first.min(b.first), last: a.last.max(b.last) }),
-            (a, b) => a.or(b),
-        };
-        for run in other.done.runs() {
-            if self.done.runs().len() < MAX_RANGES {
-                self.done.insert(*run);
-            } else {
-                let span = self.untaken.unwrap_or(*run);
-                self.untaken = Some(Run { first: span.first.min(run.first), last: span.last.max(run.last) });
-            }
-        }
-        self.settle();
-        true
     }
 
     /// The record in compact JSON, at most [`MAX_ENCODED_BYTES`] long.

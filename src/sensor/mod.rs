@@ -33,6 +33,7 @@ use crate::jetstream::{Connection, NatsOptions, dead_letter_subject};
 use crate::k8s::{Cluster, ClusterOptions, DiscoverError};
 use crate::leader::{Leader, LeaderView, record_key};
 use crate::ledger::LedgerOptions;
+use crate::ledger::election::Name;
 use crate::message;
 use crate::runtime::Tasks;
 use crate::telemetry::admin::{Admin, AdminError, Shown};
@@ -61,8 +62,8 @@ pub struct Config {
     pub sensor: api::Sensor,
     /// The namespace of the quota and of the objects.
     pub namespace: String,
-    /// Who holds the Lease: the pod.
-    pub identity: String,
+    /// Who holds the Lease: this process of the pod.
+    pub identity: Name,
     /// How to reach NATS.
     pub nats: NatsOptions,
     /// For the ledger; other than its default only in tests.
@@ -227,7 +228,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     setup::say_how_to_be_granted(&config);
     match (cluster, setup::leads(&config, created.is_some())) {
         (Some(cluster), true) => {
-            let settings = setup::leader_settings(&config, created.clone());
+            let settings = setup::leader_settings(&config, created.clone(), settled.is_new);
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
             api_down = leader.api_down();

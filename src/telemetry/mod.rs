@@ -10,7 +10,6 @@ mod listener;
 pub mod logs;
 mod metrics;
 mod process;
-mod repeats;
 mod series;
 mod table;
 
@@ -19,6 +18,5 @@ pub use labels::{
     AckResult, CreditState, LabelValue, Outcome, RefusalClass, TimeState, TriggerOutcome, WatchKind, WriteResult,
 };
 pub use metrics::{LeaderMetrics, Metrics, MetricsError, QuotaSample, SensorIdentity, SensorMetrics, WatchSample};
-pub use repeats::Repeats;
 pub use series::{BlockedGauge, Counters, Gauges, MaybeGauge};
 pub use table::{Kind, Label, LabelSpec, Metric, TABLE, Unit, markdown};

@@ -12,6 +12,7 @@
 
 mod burst;
 mod churn;
+mod election;
 mod faults;
 mod input;
 mod metrics;

@@ -193,6 +193,35 @@ async fn a_gap_in_the_record_is_said_and_on_doubt_decides() {
     }
 }
 
+/// The record is gone, and the consumer is not new: nobody can know whether the object was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_somebody_deleted_is_a_gap() {
+    const MESSAGES: usize = 3;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let tcp = FaultProxy::start(nats.address()).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "deleted-record", "50").await;
+    stage.set("ON_DOUBT", "dead").login_at(&http.url()).await;
+    stage.nats_url = tcp.url("nats");
+    let referee = stage.referee().await;
+    killed_between_post_and_ack(&stage, &http, &tcp, &referee, MESSAGES).await;
+    stage.delete_all(&referee).await;
+    stage.jetstream().delete_key_value("jetgate-record").await.unwrap();
+    let sensor = stage.spawn_anew();
+    sensor.until_ready().await;
+    sensor.until_metric("sensor_record_gaps_total", &[], |gaps| gaps == 1.0).await;
+    assert_eq!(sensor.lines("record gap").len(), 1, "said once:\n{}", sensor.log());
+    stage.until_drained().await;
+    let verdict = stage.verdict(&referee, MESSAGES);
+    assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
+    assert_eq!(stage.dead_letters().await, MESSAGES as u64);
+    stage.publish(MESSAGES..MESSAGES + 1).await;
+    referee.until_created(MESSAGES + 1, LONG).await.unwrap();
+    assert_eq!(sensor.metric("sensor_record_gaps_total", &[]).await, Some(1.0));
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
 /// The number of credits without a definite answer is none again.
 async fn until_settled(sensor: &Sensor) {
     let settled = wait::until_true("no number is in hand and none is made and unseen", LONG, || async {

@@ -250,6 +250,18 @@ impl<'p> Stage<'p> {
         }
     }
 
+    /// Who holds the Lease; none where it is free.
+    pub(crate) async fn lease_holder(&self) -> Option<String> {
+        let leases = Resource {
+            group: "coordination.k8s.io".to_owned(),
+            version: "v1".to_owned(),
+            kind: "Lease".to_owned(),
+            plural: "leases".to_owned(),
+        };
+        let lease = self.plane.objects(&leases, &self.namespace).await.unwrap().get("jetgate-ledger").await.unwrap();
+        lease.data["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty()).map(str::to_owned)
+    }
+
     /// Dead letters so far.
     pub(crate) async fn dead_letters(&self) -> u64 {
         match self.jetstream().get_stream(format!("{}-dead", self.stream)).await {

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 use testbed::control_plane::Login;
-use testbed::{ControlPlane, Finisher, Nats, Pace, Resource, wait};
+use testbed::http_proxy::{Action, Matching};
+use testbed::{ControlPlane, Finisher, HttpFaultProxy, Nats, Pace, Resource, wait};
 
 use crate::support::{LONG, Sensor, Stage, sensor_rules};
 
@@ -92,6 +94,23 @@ async fn a_forbidden_watch_is_said_and_ends_when_the_right_is_given() {
     assert!(verdict.most_alive <= 10, "{verdict}");
     assert_eq!(stage.dead_letters().await, 0);
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+/// An API server that starts refuses everything for a moment: it does not know the rights yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_refused_for_a_moment_is_asked_for_again() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "refused-once", "10").await;
+    stage.behind(&http).await;
+    let lists = Matching::get(&format!("/namespaces/{}/workflows?", stage.namespace)).times(2);
+    let refusal = http.rule(lists, Action::status(StatusCode::FORBIDDEN, "Forbidden", "not yet"));
+    let sensor = stage.start().await;
+    until_live(&stage, &sensor, 0).await;
+    assert_eq!(refusal.hits(), 2);
+    assert_eq!(sensor.lines("may not be listed and watched").len(), 0, "{}", sensor.log());
+    assert_eq!(sensor.stop().await, Some(0));
 }
 
 /// Without a record a message that comes again is looked up by its name, and nothing waits for a record.

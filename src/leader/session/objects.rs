@@ -1,9 +1,12 @@
 //! What the session makes of the objects that its watch shows: the ledger's live side, and the record.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{Gap, Session, seen_object};
+use super::super::projection::{Begin, HandedOut};
+use super::{Session, seen_object};
 use crate::clock;
+use crate::jetstream::ConsumerFacts;
 use crate::k8s::{ObjectEvent, Sight};
 use crate::ledger::SeenObject;
 
@@ -21,45 +24,34 @@ impl Session<'_> {
         for sight in objects {
             self.projection.saw(sight, now);
         }
-        let rewound = version < self.projection.record().version();
-        if rewound {
-            tracing::warn!(kind = %counted, "the API server's versions began again (another cluster, or one restored from a backup)");
-            self.projection.rewind(version, now);
-        }
-        if gap || rewound || blind {
-            let why = if blind {
-                "the objects could not be watched until now"
-            } else {
-                "the API server forgot what happened since the last watch (410 Gone)"
-            };
-            tracing::warn!(
-                kind = %counted,
-                "record gap: {why}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their \
-                 messages"
-            );
-            self.gap = Some(Gap { since: now, version });
+        let begin = match (blind, gap) {
+            (true, _) => Begin::Blind,
+            (false, true) => Begin::Expired,
+            (false, false) => Begin::InPlace,
+        };
+        // Once only: a record that is gone later was there.
+        let is_new = self.leader.consumer_is_new.swap(false, Ordering::Relaxed);
+        if self.projection.listed(version, begin, is_new, now) {
             self.read_facts();
-        } else if self.projection.record().version() == 0 {
-            // A watch that resumes behind this list moves the version itself.
-            self.advance(version, now);
         }
         let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
         self.ledger.objects_listed(&counted, &seen, began, now);
     }
 
-    /// The record's version moves on, unless it waits for a gap to be marked: until then no version proves anything.
-    fn advance(&mut self, version: u64, now: Instant) {
-        match &mut self.gap {
-            Some(gap) => gap.version = gap.version.max(version),
-            None => self.projection.advance(version, now),
-        }
-    }
-
-    /// Marks the gap, once it is known what the consumer had handed out when the list had ended.
-    pub(super) fn close_gap(&mut self, handed_out: u64, began: Instant, now: Instant) {
-        if let Some(gap) = self.gap.take_if(|gap| began >= gap.since) {
-            self.projection.mark_gap(handed_out, now);
-            self.projection.advance(gap.version, now);
+    /// Marks a gap as soon as it is known what the consumer had handed out.
+    pub(super) fn close_gap(&mut self, consumer: &ConsumerFacts, began: Instant, now: Instant) {
+        let handed_out = HandedOut {
+            upto: consumer.delivered_stream_sequence,
+            deliveries: consumer.delivered_consumer_sequence,
+            began,
+        };
+        if let Some(doubt) = self.projection.close_gap(handed_out, now) {
+            tracing::warn!(
+                stream = self.leader.settings.own.stream,
+                upto = handed_out.upto,
+                "record gap: {}; objects that came and went meanwhile are unknown, ON_DOUBT decides about their messages",
+                doubt.as_str()
+            );
         }
     }
 
@@ -70,7 +62,7 @@ impl Session<'_> {
         match event {
             ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
                 self.projection.saw(sight, now);
-                self.advance(sight.resource_version, now);
+                self.projection.advance(sight.resource_version, now);
                 let object = seen_object(sight);
                 match event {
                     _ if replayed => self.ledger.object_replayed(&object, now),
@@ -81,7 +73,7 @@ impl Session<'_> {
                 }
             }
             ObjectEvent::Bookmark(version) => {
-                self.advance(*version, now);
+                self.projection.advance(*version, now);
                 self.ledger.object_watch_alive(&counted, now);
             }
         }

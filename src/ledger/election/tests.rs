@@ -16,10 +16,16 @@ fn lease(holder: &str, resource_version: u64) -> Lease {
     Lease { holder: holder.to_owned(), duration: secs(6), transitions: 3, acquired: None, resource_version }
 }
 
+fn name(own: &str) -> Name {
+    Name { own: own.to_owned(), pod: Some("pod/sensor/".to_owned()) }
+}
+
 fn start() -> (Election, Instant) {
     #[allow(clippy::disallowed_methods)] // Any instant will do.
     let now = Instant::now();
-    let mut election = Election::new("me", LeaseTimes::default());
+    let mut election = Election::new(name("me"), LeaseTimes::default());
+    // NATS goes on answering for longer than any test here, but for those that say otherwise.
+    election.heard(now + secs(3_600));
     assert_eq!(election.deadline(), None);
     assert_eq!(election.step(Event::Tick, now), [Action::Read]);
     (election, now)
@@ -231,22 +237,107 @@ fn who_leads_nothing_is_over_at_once() {
     assert!(election.is_over());
 }
 
-#[test]
-fn who_stands_down_lets_the_others_have_their_turn() {
-    let (mut election, t0) = leader();
-    let actions = election.step(Event::StandDown, t0);
-    assert_eq!(replaced(&actions).1.holder, "");
-    election.step(Event::WriteDone(lease("", 11)), t0 + ms(5));
-    let mut now = t0;
-    loop {
-        now = election.deadline().unwrap().max(now);
+/// The Lease stays as it is: when it is taken, counted from `from`.
+fn taken_after(election: &mut Election, stays: &Lease, from: Instant) -> Duration {
+    for _ in 0..100 {
+        let now = election.deadline().unwrap();
         let actions = election.step(Event::Tick, now);
-        if actions == [Action::Read] {
-            assert!(now < t0 + secs(6));
-            election.step(Event::Seen(Some(lease("", 11))), now);
-            continue;
+        if actions != [Action::Read] {
+            assert_eq!(replaced(&actions).1.holder, "me");
+            return now - from;
         }
-        assert_eq!((replaced(&actions).0, now), (11, t0 + secs(6)));
-        break;
+        election.step(Event::Seen(Some(stays.clone())), now);
     }
+    panic!("not taken");
+}
+
+#[test]
+fn the_lease_of_a_namesake_is_taken_at_once_where_the_first_look_finds_it() {
+    let (mut election, now) = start();
+    let actions = election.step(Event::Seen(Some(lease("pod/sensor/1", 5))), now);
+    let (version, claim) = replaced(&actions);
+    assert_eq!((version, claim.holder.as_str(), claim.transitions), (5, "me", 4));
+    // Another pod's, and another sensor's of the same pod, are not.
+    for other in ["pod/sensors/1", "pod-2/sensor/1", "pod/sensor"] {
+        let (mut election, now) = start();
+        assert_eq!(election.step(Event::Seen(Some(lease(other, 5))), now), [], "{other}");
+        assert_eq!(taken_after(&mut election, &lease(other, 5), now), secs(6));
+    }
+    // Nobody's namesake.
+    let mut election = Election::new(Name { own: "me".to_owned(), pod: None }, LeaseTimes::default());
+    election.heard(now + secs(60));
+    election.step(Event::Tick, now);
+    assert_eq!(election.step(Event::Seen(Some(lease("pod/sensor/1", 5))), now), []);
+}
+
+#[test]
+fn who_loses_the_lease_to_a_namesake_waits_like_any_other() {
+    let (mut election, t0) = leader();
+    election.step(Event::Tick, t0 + secs(1));
+    assert_eq!(election.step(Event::WriteConflict, t0 + ms(1_010)), [Action::Read]);
+    let twin = lease("pod/sensor/2", 12);
+    let actions = election.step(Event::Seen(Some(twin.clone())), t0 + ms(1_020));
+    assert_eq!(actions, [Action::LostLeadership(Lost::TakenByNamesake(twin.holder.clone()))]);
+    assert_eq!(taken_after(&mut election, &twin, t0 + ms(1_020)), secs(6));
+}
+
+#[test]
+fn a_namesake_that_lives_after_all_is_not_pushed_aside_a_second_time() {
+    let (mut election, t0) = start();
+    election.step(Event::Seen(Some(lease("pod/sensor/1", 5))), t0);
+    // It renewed in between.
+    assert_eq!(election.step(Event::WriteConflict, t0 + ms(10)), [Action::Read]);
+    let renewed = lease("pod/sensor/1", 6);
+    assert_eq!(election.step(Event::Seen(Some(renewed.clone())), t0 + ms(20)), []);
+    assert_eq!(taken_after(&mut election, &renewed, t0 + ms(20)), secs(6));
+}
+
+#[test]
+fn what_a_namesake_may_still_hold_is_given_to_nobody() {
+    let (mut election, t0) = start();
+    election.step(Event::Seen(Some(lease("pod/sensor/1", 5))), t0);
+    election.step(Event::WriteDone(lease("me", 6)), t0 + ms(10));
+    assert_eq!(election.step(Event::Shutdown, t0 + ms(4_009)), [Action::LostLeadership(Lost::Expired)]);
+    assert!(election.is_over(), "it is left to expire");
+}
+
+#[test]
+fn a_leader_that_nats_does_not_answer_gives_the_lease_up_until_it_does() {
+    #[allow(clippy::disallowed_methods)] // Any instant will do.
+    let t0 = Instant::now();
+    let mut election = Election::new(name("me"), LeaseTimes::default());
+    assert_eq!(election.step(Event::Tick, t0), [Action::Read]);
+    assert!(election.is_cut_off());
+    assert_eq!(election.step(Event::Seen(None), t0), [], "never heard of NATS: no candidate");
+    election.heard(t0 + ms(100));
+    assert!(matches!(election.step(Event::Tick, t0 + ms(100)).as_slice(), [Action::Create(_)]));
+    election.step(Event::WriteDone(lease("me", 10)), t0 + ms(110));
+    let mut now;
+    let mut version = 10;
+    // It renews until then.
+    let actions = loop {
+        now = election.deadline().unwrap();
+        let actions = election.step(Event::Tick, now);
+        if let [Action::LostLeadership(_), ..] = actions.as_slice() {
+            break actions;
+        }
+        assert_eq!(replaced(&actions).1.holder, "me");
+        version += 1;
+        election.step(Event::WriteDone(lease("me", version)), now);
+    };
+    assert_eq!(now, t0 + ms(5_100));
+    assert_eq!(actions.first(), Some(&Action::LostLeadership(Lost::CutOff)));
+    assert_eq!(replaced(&actions), (version, &Claim { holder: String::new(), ..replaced(&actions).1.clone() }));
+    assert_eq!(election.leading(now), None);
+    let free = lease("", version + 1);
+    election.step(Event::WriteDone(free.clone()), now);
+    // It looks on, and takes nothing, though the Lease is free.
+    for _ in 0..20 {
+        now = election.deadline().unwrap();
+        assert_eq!(election.step(Event::Tick, now), [Action::Read]);
+        assert_eq!(election.step(Event::Seen(Some(free.clone())), now), []);
+    }
+    now += ms(10);
+    election.heard(now);
+    assert_eq!(replaced(&election.step(Event::Tick, now)).1.holder, "me");
 }

@@ -243,3 +243,24 @@ fn the_signal_shows_the_quota() {
     let again = stand.ledger.signal("team", &all, stand.now);
     assert!(again.tells_the_same(&signal) && again.seq > signal.seq);
 }
+
+#[test]
+fn nothing_is_kept_of_quotas_that_are_gone() {
+    let mut stand = Stand::with(vec![count_quota(1, "5", "0")]);
+    for name in 0..50 {
+        let name = format!("passing-{name}");
+        stand.quota(quota(&name, 1, &[("pods", "5", "0")]));
+        stand.ledger.refused(&name, stand.now);
+        stand.now += millis(1);
+        stand.ledger.quota(QuotaUpdate::Deleted(name), stand.now);
+    }
+    stand.quotas(vec![count_quota(1, "5", "0")]);
+    assert_eq!(stand.ledger.read_at.keys().collect::<Vec<_>>(), ["team"]);
+    assert_eq!(stand.ledger.holds.len(), 0);
+    // A refusal that the list cannot know of yet stays, whatever quota it names.
+    let began = stand.now;
+    stand.now += millis(5);
+    stand.ledger.refused("new", stand.now);
+    stand.ledger.quotas_listed(vec![count_quota(1, "5", "0")], began, stand.now);
+    assert_eq!(stand.ledger.holds.len(), 1);
+}

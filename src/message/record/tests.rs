@@ -174,14 +174,6 @@ fn another_encoding_is_refused() {
     }
 }
 
-#[test]
-fn records_of_two_streams_are_not_merged() {
-    let mut one = record(&[1]);
-    assert!(!one.merge(&Record::new(8)));
-    assert!(one.merge(&record(&[2])));
-    assert!(done(&one, 1) && done(&one, 2));
-}
-
 #[derive(Clone, Debug)]
 enum Step {
     Saw(u64),
@@ -230,25 +222,6 @@ proptest! {
             }
         }
         prop_assert_eq!(&Record::decode(&record.encode().unwrap()).unwrap(), &record);
-    }
-
-    #[test]
-    fn merging_forgets_nothing_and_has_no_order(a in steps(), b in steps()) {
-        let (mut one, mut two) = (Record::new(1), Record::new(1));
-        apply(&mut one, &a);
-        apply(&mut two, &b);
-        let mut both = one.clone();
-        prop_assert!(both.merge(&two));
-        for s in 0..210 {
-            prop_assert_eq!(done(&both, s), done(&one, s) || done(&two, s));
-        }
-        prop_assert_eq!(both.version(), one.version().max(two.version()));
-        let mut other = two.clone();
-        prop_assert!(other.merge(&one));
-        prop_assert_eq!(&both, &other);
-        let again = both.clone();
-        prop_assert!(both.merge(&again));
-        prop_assert_eq!(both, again);
     }
 
     #[test]
