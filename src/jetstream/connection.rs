@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, Message, ServerAddr, Statistics, Subject};
+use async_nats::{Client, ConnectOptions, ServerAddr, Statistics, Subject};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use tokio::sync::watch;
 
-use super::call::{CallError, CallErrorKind};
+use super::call::CallErrorKind;
 use super::events::Hub;
 use super::options::NatsOptions;
 
@@ -88,6 +89,18 @@ pub struct Connection {
     request_timeout: Duration,
 }
 
+/// What came of a question whether the server is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Alive,
+    /// It took the question and did not answer.
+    Silent,
+    /// The client did not take the question.
+    Broken,
+    /// There is no connection.
+    Gone,
+}
+
 impl Connection {
     /// Starts to connect and returns at once. Only options that can never work are errors; everything else, bad
     /// credentials too, is retried with a growing pause and told in `state().last_error`.
@@ -153,28 +166,38 @@ impl Connection {
 
     /// Whether the server gives a sign of life within `timeout`.
     pub async fn answers(&self, timeout: Duration) -> bool {
-        if self.live_epoch().is_none() {
-            return false;
-        }
-        match self.probe(timeout).await {
-            Ok(_) => true,
-            Err(error) => match error.kind() {
-                // A denial is an answer, too.
-                CallErrorKind::NoResponders | CallErrorKind::Denied => true,
-                CallErrorKind::Disconnected
-                | CallErrorKind::TimedOut
-                | CallErrorKind::TooLarge
-                | CallErrorKind::Failed => false,
-            },
+        self.live_epoch().is_some() && self.probe(timeout).await == Sign::Alive
+    }
+
+    /// Asks on a subject that nobody listens to: the server itself answers that at once. Where somebody listens to
+    /// everything it does not; then we listen to ourselves.
+    async fn probe(&self, timeout: Duration) -> Sign {
+        let subject = Subject::from_static("jetgate.probe");
+        let Err(error) = self.call(subject, None, Bytes::new(), timeout / 2).await else { return Sign::Alive };
+        match error.kind() {
+            // A denial is an answer, too.
+            CallErrorKind::NoResponders | CallErrorKind::Denied => Sign::Alive,
+            CallErrorKind::TimedOut if self.hears_itself(timeout / 2).await => Sign::Alive,
+            CallErrorKind::TimedOut => Sign::Silent,
+            CallErrorKind::Failed => Sign::Broken,
+            CallErrorKind::Disconnected | CallErrorKind::TooLarge => Sign::Gone,
         }
     }
 
-    async fn probe(&self, timeout: Duration) -> Result<Message, CallError> {
-        // Nobody listens there: the server itself answers at once.
-        self.call(Subject::from_static("jetgate.probe"), None, Bytes::new(), timeout).await
+    async fn hears_itself(&self, timeout: Duration) -> bool {
+        let subject = Subject::from(self.client.new_inbox());
+        let denials = self.denials();
+        let heard = async {
+            let mut own = self.client.subscribe(subject.clone()).await.ok()?;
+            self.client.publish(subject.clone(), Bytes::new()).await.ok()?;
+            own.next().await
+        };
+        let heard = tokio::time::timeout(timeout, heard).await;
+        matches!(heard, Ok(Some(_))) || self.denied(&subject, denials).is_some()
     }
 
-    /// Asks the server for a sign of life again and again, and makes a new connection where none comes; never ends.
+    /// Asks the server for a sign of life again and again, and makes a new connection where none comes. Ends only where
+    /// the client itself has ended, which takes nothing any more and says nothing of it.
     ///
     /// The client's own pings are put off by whatever arrives, and the heartbeats of a watch arrive each second: a
     /// connection that carries nothing to the server any more would never be noticed by them.
@@ -182,11 +205,16 @@ impl Connection {
         loop {
             tokio::time::sleep(PROBE_EVERY).await;
             let Some(epoch) = self.live_epoch() else { continue };
-            let answer = self.probe(PROBE_TIMEOUT).await;
-            let silent = matches!(&answer, Err(error) if error.kind() == CallErrorKind::TimedOut);
-            if silent && self.live_epoch() == Some(epoch) {
-                tracing::warn!(after = ?PROBE_TIMEOUT, "the NATS server does not answer; connecting again");
-                self.reconnect().await;
+            match self.probe(PROBE_TIMEOUT).await {
+                Sign::Silent if self.live_epoch() == Some(epoch) => {
+                    tracing::warn!(after = ?PROBE_TIMEOUT, "the NATS server does not answer; connecting again");
+                    self.reconnect().await;
+                }
+                Sign::Broken if self.client.force_reconnect().await.is_err() => {
+                    tracing::error!("the NATS client has ended");
+                    return;
+                }
+                Sign::Alive | Sign::Silent | Sign::Broken | Sign::Gone => {}
             }
         }
     }

@@ -50,6 +50,9 @@ pub enum Unreadable {
     /// Of the headers.
     #[error("a name among the headers has characters that no name may have")]
     Name,
+    /// Of the headers.
+    #[error("a value among the headers has a carriage return in it")]
+    Value,
     /// Of the subject.
     #[error("the subject is not UTF-8, or has spaces")]
     Subject,
@@ -74,11 +77,18 @@ fn fault(headers: &[u8]) -> Option<Unreadable> {
         if line.is_empty() {
             continue;
         }
-        let Some((name, _)) = line.split_once(':') else { return Some(Unreadable::Colon) };
+        let Some((name, value)) = line.split_once(':') else { return Some(Unreadable::Colon) };
         if name.parse::<HeaderName>().is_err() {
             return Some(Unreadable::Name);
         }
-        while lines.next_if(|line| line.starts_with(char::is_whitespace)).is_some() {}
+        let mut value = value.trim_start().to_owned();
+        while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            value.push_str(more);
+        }
+        // The client panics at it.
+        if value.trim_end().contains(['\r', '\n']) {
+            return Some(Unreadable::Value);
+        }
     }
     None
 }
@@ -100,15 +110,22 @@ pub async fn stored_from(
         .map_err(|source| ManageError::Call { what: what(), source })?;
     match read_reply::<Answer>(&answer.payload) {
         // The server's encoder writes U+FFFD as itself, and what is not UTF-8 by its number.
-        Ok(Answer { message }) => message.read(!contains(&answer.payload, b"\\ufffd")).map(Some).map_err(decode),
+        Ok(Answer { message }) => message.read(!has_replacement(&answer.payload)).map(Some).map_err(decode),
         Err(ReplyFault::Api(error)) if error.err_code == ApiError::NO_MESSAGE_FOUND => Ok(None),
         Err(ReplyFault::Api(source)) => Err(ManageError::Refused { what: what(), source }),
         Err(ReplyFault::Decode(source)) => Err(decode(source)),
     }
 }
 
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
+/// Whether the number of U+FFFD is written in this JSON: after a backslash that no other one takes for itself.
+fn has_replacement(json: &[u8]) -> bool {
+    let mut rest = json.iter();
+    while let Some(byte) = rest.next() {
+        if *byte == b'\\' && rest.next() == Some(&b'u') && rest.as_slice().starts_with(b"fffd") {
+            return true;
+        }
+    }
+    false
 }
 
 #[derive(Deserialize)]
@@ -168,6 +185,7 @@ mod tests {
             "NATS/1.0\r\nA: b\r\nC:\r\n d\r\n\r\n",
             "NATS/1.0 404 No Messages\r\n\r\n",
             "NATS/1.0\r\n\r\nA:é:c\r\n",
+            "NATS/1.0\r\nA: b\r\r\n\r\n",
         ] {
             assert_eq!(fault(good.as_bytes()), None, "{good:?}");
         }
@@ -181,11 +199,21 @@ mod tests {
             (b"\r\n", Unreadable::Version),
             (b"NATS/1.0 x\r\n\r\n", Unreadable::Status),
             (b"NATS/1.0\r\nA\r\n\r\n", Unreadable::Colon),
+            (b"NATS/1.0\r\nA: b\rc\r\n\r\n", Unreadable::Value),
+            (b"NATS/1.0\r\nA: b\r\n \rc\r\n\r\n", Unreadable::Value),
             (b"NATS/1.0\r\n A: b\r\n\r\n", Unreadable::Name),
             ("NATS/1.0\r\né: b\r\n\r\n".as_bytes(), Unreadable::Name),
         ] {
             assert_eq!(fault(bad), Some(why), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_backslash_of_the_subject_itself_is_no_escape() {
+        assert!(has_replacement(br#"{"subject":"a\ufffdb"}"#));
+        assert!(has_replacement(br#"{"subject":"a\\\ufffdb"}"#));
+        assert!(!has_replacement(br#"{"subject":"a\\ufffdb"}"#));
+        assert!(!has_replacement(br#"{"subject":"a\u00e9b"}"#));
     }
 
     #[test]

@@ -95,6 +95,12 @@ fn list(findings: &[Finding]) -> String {
 }
 
 impl ManageError {
+    /// Whether the permissions of our NATS user forbid it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Call { source: CallError::Denied { .. }, .. })
+    }
+
     /// Whether it may go away by itself: no answer, no connection, no leader. Anything else needs a person.
     #[must_use]
     pub fn is_passing(&self) -> bool {

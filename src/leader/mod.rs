@@ -112,7 +112,7 @@ pub struct Leader {
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
     api_down: watch::Sender<bool>,
-    /// See [`Own::consumer_is_new`]; until the first list.
+    /// See [`Own::consumer_is_new`]; until a record with a version is stored: one that is gone later was there.
     consumer_is_new: AtomicBool,
 }
 
@@ -227,7 +227,8 @@ impl Leader {
         self.follow(Some("NATS and its buckets".to_owned()));
         let adopted = tokio::select! {
             adopted = Session::adopt(self, epoch) => adopted,
-            _ = leading.changed() => return End::LeaseLost,
+            // Each renewal changes the vote, too.
+            () = async { leading.wait_for(|vote| vote.epoch != Some(epoch)).await.ok(); } => return End::LeaseLost,
             () = shutdown.cancelled() => return End::Shutdown,
         };
         match adopted {

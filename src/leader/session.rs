@@ -7,6 +7,7 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -350,6 +351,9 @@ impl<'a> Session<'a> {
             Done::Record(result) => {
                 self.record_writing = false;
                 self.projection.revision = Some(result?);
+                if self.projection.record().version() > 0 {
+                    self.leader.consumer_is_new.store(false, Ordering::Relaxed);
+                }
             }
             Done::Facts { facts, began } => {
                 self.facts_reading = false;

@@ -286,6 +286,7 @@ async fn trouble(
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
         return Ok(Forbidden::Yes);
     }
+    refusal.over();
     tell(to, Seen::Trouble { watch: "objects", error }).await?;
     pause.wait().await;
     Ok(Forbidden::No)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::lane::Waiting;
+use super::lane::{PULL_EXPIRES, Waiting};
 use super::unreadable::Search;
 use crate::api::DeliverPolicy;
 use crate::clock;
@@ -42,6 +42,7 @@ pub(super) struct Place {
     pub(super) ack_wait_min: Duration,
     /// What one pull may ask for, once that was found.
     pub(super) pulls: Option<(u64, Duration)>,
+    pub(super) max_in_flight: u64,
     pub(super) max_ack_pending: i64,
     pub(super) deliver: Option<DeliverPolicy>,
     /// When the stream was created, as last looked up: before its consumer is.
@@ -214,7 +215,7 @@ impl Place {
         self.stream_created.store(consumer.stream_created_ns, Ordering::Relaxed);
         self.ack_wait = consumer.ack_wait;
         self.ack_wait_min = consumer.ack_wait;
-        self.pulls = Some((consumer.batch_bound(), consumer.expires_bound()));
+        self.pulls = Some((consumer.batch_bound().min(self.max_in_flight), consumer.expires_bound().min(PULL_EXPIRES)));
         self
     }
 

@@ -164,7 +164,8 @@ impl Credits {
                 **holder = Holder::new(id, holder.terms().clone());
                 *others_wait = false;
             }
-            Self::Free { .. } => {}
+            // What is in hand ends under the old name; what comes has the new one.
+            Self::Free { holder, .. } => *holder = id,
         }
     }
 
@@ -204,5 +205,23 @@ impl Credits {
             }
             Self::Free { .. } => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    /// The old name is told to every message as that of a dead holder.
+    #[test]
+    fn a_new_holder_has_its_own_name_without_a_quota_too() {
+        let now = clock::now();
+        let mut credits = Credits::free(HolderId::new("old"), now);
+        let before = credits.take(now).unwrap();
+        credits.restart(HolderId::new("new"));
+        assert_eq!(credits.take(now).unwrap().holder, HolderId::new("new"));
+        credits.returned(&before);
+        assert_eq!(credits.busy(), 1);
     }
 }

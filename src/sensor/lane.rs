@@ -4,6 +4,8 @@
 mod flow;
 mod memory;
 
+pub(super) use flow::PULL_EXPIRES;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

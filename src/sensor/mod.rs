@@ -158,7 +158,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     let connection = Connection::open(config.nats.clone()).await.map_err(SensorError::Nats)?;
     {
         let (connection, stop) = (connection.clone(), tasks.token());
-        tasks.spawn_once("nats guard", async move {
+        tasks.spawn("nats guard", async move {
             tokio::select! {
                 () = connection.guard() => {}
                 () = stop.cancelled() => {}
@@ -267,7 +267,9 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     }
     {
         let (connection, stop) = (connection.clone(), stop.clone());
-        let search = Search::new(Arc::clone(&shared), &config.sensor.name, &config.sensor.subject);
+        let mut search = Search::new(Arc::clone(&shared), &config.sensor.name, &config.sensor.subject);
+        // Before the first pull: what ended the process before this one would end this one, too.
+        search.look(&settled.consumer.facts).await;
         tasks.spawn_once("consumer", async move {
             tokio::select! {
                 kept = place.keep(connection, waiting_sender, gone, search) => kept.map_err(SensorError::from),

@@ -23,8 +23,12 @@ pub(super) struct Search {
     shared: Arc<Shared>,
     consumer: String,
     subject: String,
-    /// Connections after the first, when the search last began.
-    reconnects: u64,
+    /// Connections after the first, when the search was last asked for; none before the first look, because what cut
+    /// them may have ended the process before this one.
+    reconnects: Option<u64>,
+    /// There was another cut while the search went on.
+    again: bool,
+    denied_said: bool,
     /// What is still to be looked at, both ends included.
     rest: Option<(u64, u64)>,
     /// What has its dead letter and is above the ack floor.
@@ -34,7 +38,16 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn new(shared: Arc<Shared>, consumer: &str, subject: &str) -> Self {
         let (consumer, subject) = (consumer.to_owned(), subject.to_owned());
-        Self { shared, consumer, subject, reconnects: 0, rest: None, buried: BTreeSet::new() }
+        Self {
+            shared,
+            consumer,
+            subject,
+            reconnects: None,
+            again: false,
+            denied_said: false,
+            rest: None,
+            buried: BTreeSet::new(),
+        }
     }
 
     /// Looks on. Whatever cut a connection was handed out before, and is above the floor until it is acknowledged.
@@ -42,8 +55,13 @@ impl Search {
         let floor = facts.ack_floor_stream_sequence.saturating_add(1);
         self.buried = self.buried.split_off(&floor);
         let reconnects = self.shared.connection.state().borrow().reconnects;
-        if reconnects != self.reconnects {
-            self.reconnects = reconnects;
+        if self.reconnects != Some(reconnects) {
+            self.reconnects = Some(reconnects);
+            self.again = true;
+        }
+        // One search is ended before the next begins: cuts come faster than a long one goes.
+        if self.again && self.rest.is_none_or(|(next, last)| next > last) {
+            self.again = false;
             self.rest = Some((floor, facts.delivered_stream_sequence));
         }
         let until = clock::now() + BUDGET;
@@ -62,6 +80,14 @@ impl Search {
                     self.rest = Some((stored.sequence.saturating_add(1), last));
                 }
                 Ok(Some(_) | None) => self.rest = None,
+                Err(error) if error.is_denied() && !self.denied_said => {
+                    self.denied_said = true;
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "messages that no client can read would not be found: give the right to read stored messages"
+                    );
+                    return;
+                }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "a stored message cannot be read now");
                     return;

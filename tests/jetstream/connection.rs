@@ -55,6 +55,18 @@ async fn a_silent_connection_is_given_up() {
     until_up(&connection).await;
 }
 
+/// Where somebody listens to everything, no server says that nobody does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_to_everything_takes_no_sign_of_life_away() {
+    let nats = Nats::start_plain().await.unwrap();
+    let curious = nats.connect().await.unwrap();
+    let all = curious.subscribe(">").await.unwrap();
+    curious.flush().await.unwrap();
+    let connection = connect_to(nats.url()).await;
+    assert!(connection.answers(Duration::from_secs(4)).await);
+    drop(all);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn close_writes_what_is_queued() {
     let (nats, connection) = prepared().await;

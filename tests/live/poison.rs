@@ -91,6 +91,31 @@ async fn messages_that_cut_the_connection_become_dead_letters() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
+/// The client panics at this one, and takes nothing any more: the process ends, and its successor finds the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_the_client_is_found_by_the_next_process() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "panicking", "50").await;
+    stage.set("SHUTDOWN_GRACE", "2s");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    let subject = format!("{}.order", stage.stream);
+    publish_raw(&nats, subject.as_bytes(), b"NATS/1.0\r\nA: b\rc\r\n\r\n", br#"{"id":"poison"}"#).await;
+    let status = sensor.process.wait_exit(LONG).await.unwrap();
+    assert!(!status.success(), "{status}: {}", sensor.process.last_log_lines(20));
+    stage.publish(0..5).await;
+    let sensor = stage.start().await;
+    let done = referee.until_created(5, LONG).await;
+    done.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    stage.until_drained().await;
+    let letters = letters(&stage).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(word(&letters[0].0, "Jetgate-Detail"), "a value among the headers has a carriage return in it");
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
 /// The message alone fits into the server's largest message, the message with the headers of a dead letter does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_for_a_dead_letter_is_cut() {

@@ -29,8 +29,7 @@ impl Session<'_> {
             (false, true) => Begin::Expired,
             (false, false) => Begin::InPlace,
         };
-        // Once only: a record that is gone later was there.
-        let is_new = self.leader.consumer_is_new.swap(false, Ordering::Relaxed);
+        let is_new = self.leader.consumer_is_new.load(Ordering::Relaxed);
         if self.projection.listed(version, begin, is_new, now) {
             self.read_facts();
         }

@@ -13,7 +13,7 @@ use crate::sensor::block::LocalBlock;
 use crate::sensor::board::Shown;
 
 /// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
-const PULL_EXPIRES: Duration = Duration::from_secs(1);
+pub(in crate::sensor) const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// Pulls that may be outstanding at once: while one is being filled the next is on its way.
 const PULLS: u64 = 4;
 /// How long a report waits for its answer before the next one goes. Together with the answers it makes one report of
