@@ -103,7 +103,10 @@ async fn creates(kubeconfig: &str, namespace: &str, count: usize, in_flight: usi
         let slot = Arc::clone(&slots).acquire_owned().await.unwrap();
         let api = api.clone();
         tokio::spawn(async move {
-            api.create(&PostParams::default(), &object).await.unwrap();
+            // Creates that race for the quota's status lose now and then, with 409.
+            while let Err(error) = api.create(&PostParams::default(), &object).await {
+                eprintln!("{error}");
+            }
             drop(slot);
         });
     }

@@ -130,20 +130,11 @@ async fn a_sensor_killed_between_post_and_ack_makes_no_second_object() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
-/// For 2 s after a kind was defined an API server holds each create of it back for 2 s, which is P of the stage.
-async fn until_creates_are_prompt(plane: &ControlPlane) {
-    let workflows = Resource::workflows();
-    let object = serde_json::from_value(workflows.object("prompt")).unwrap();
-    let dry = kube::api::PostParams { dry_run: true, ..kube::api::PostParams::default() };
-    plane.objects(&workflows, "default").await.unwrap().create(&dry, &object).await.unwrap();
-}
-
 /// The API server has forgotten what happened while the sensor was down: nobody can know whether the object was there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_in_the_record_is_said_and_on_doubt_decides() {
     const MESSAGES: usize = 3;
     let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
-    until_creates_are_prompt(&plane).await;
     let nats = Nats::start_plain().await.unwrap();
     let http = HttpFaultProxy::start(&plane).await.unwrap();
     let mut stages = Vec::new();

@@ -242,6 +242,19 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// For 2 s after a kind is defined an API server holds each create of it back for 2 s, so that other servers hear of
+    /// the kind first. Back when that is over for what the control plane starts with.
+    pub(super) async fn creates_are_prompt(&self) -> Result<()> {
+        let workflows = Resource::workflows();
+        let object: DynamicObject =
+            serde_json::from_value(workflows.object("prompt")).map_err(Error::doing("write an object"))?;
+        let api = self.objects(&workflows, "default").await?;
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        // The API server makes the namespace itself, a moment after it has started.
+        wait::until_true("creates to be answered at once", SOON, || async { api.create(&dry, &object).await.is_ok() })
+            .await
+    }
+
     async fn until_served(&self, path: String) -> Result<()> {
         let config = self.config().await?;
         wait::until_true(&format!("{path} to be served"), SOON, || {
