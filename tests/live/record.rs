@@ -135,6 +135,7 @@ async fn a_sensor_killed_between_post_and_ack_makes_no_second_object() {
 async fn a_gap_in_the_record_is_said_and_on_doubt_decides() {
     const MESSAGES: usize = 3;
     let plane = ControlPlane::start(ControlPlaneOptions::default()).await.unwrap();
+    plane.creates_are_prompt().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let http = HttpFaultProxy::start(&plane).await.unwrap();
     let mut stages = Vec::new();

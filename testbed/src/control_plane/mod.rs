@@ -120,16 +120,9 @@ impl ControlPlane {
         let mut definitions = definitions::standard();
         definitions.extend(plane.options.definitions.iter().cloned());
         plane.define(&definitions).await?;
-        let controller_manager = async {
-            match plane.options.controller_manager {
-                ControllerManager::Absent => Ok(None),
-                ControllerManager::Fast | ControllerManager::Defaults => {
-                    plane.start_controller_manager().await.map(Some)
-                }
-            }
-        };
-        let (controller_manager, ()) = futures::try_join!(controller_manager, plane.creates_are_prompt())?;
-        plane.controller_manager = controller_manager;
+        if plane.options.controller_manager != ControllerManager::Absent {
+            plane.controller_manager = Some(plane.start_controller_manager().await?);
+        }
         Ok(plane)
     }
 

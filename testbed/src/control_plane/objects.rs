@@ -244,7 +244,7 @@ impl ControlPlane {
 
     /// For 2 s after a kind is defined an API server holds each create of it back for 2 s, so that other servers hear of
     /// the kind first. Back when that is over for what the control plane starts with.
-    pub(super) async fn creates_are_prompt(&self) -> Result<()> {
+    pub async fn creates_are_prompt(&self) -> Result<()> {
         let workflows = Resource::workflows();
         let object: DynamicObject =
             serde_json::from_value(workflows.object("prompt")).map_err(Error::doing("write an object"))?;

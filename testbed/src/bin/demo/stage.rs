@@ -90,7 +90,8 @@ impl Stage {
         let folder = Workdir::new("demo")?;
         let port = Port::reserve()?;
         let spec = sensor_spec(&program, &folder, &port, &namespace, &kubeconfig, &nats, &options.ratio.to_string())?;
-        let sensor = Sensor::start(spec, port).await?;
+        let (sensor, ()) =
+            tokio::try_join!(Box::pin(Sensor::start(spec, port)), async { Ok(plane.creates_are_prompt().await?) })?;
         let client = plane.client().await?;
         let kubernetes = client.apiserver_version().await?.git_version;
         let stage = Self {
