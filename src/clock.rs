@@ -1,4 +1,4 @@
-//! The only reader of clocks.
+//! The only reader of clocks, and of the system's randomness.
 #![allow(clippy::disallowed_methods)]
 
 use std::time::Instant;
@@ -13,4 +13,12 @@ pub fn now() -> Instant {
 #[must_use]
 pub fn wall() -> jiff::Timestamp {
     jiff::Timestamp::now()
+}
+
+/// Another number at each call, for names that nobody had before: the standard library seeds this from the system's
+/// randomness.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use kube::config::Kubeconfig;
 
 use crate::api::Settings;
+use crate::clock;
 use crate::ledger::election::Name;
 
 /// Where Kubernetes tells a pod its namespace.
@@ -39,7 +40,7 @@ pub(super) fn identity(sensor: &str) -> Name {
 }
 
 fn named(pod: Option<&str>, sensor: &str, host: impl FnOnce() -> String) -> Name {
-    let random = random();
+    let random = clock::random() >> 32;
     match pod.map(str::trim).filter(|pod| !pod.is_empty()) {
         Some(pod) => {
             let pod = format!("{pod}/{sensor}/");
@@ -47,13 +48,6 @@ fn named(pod: Option<&str>, sensor: &str, host: impl FnOnce() -> String) -> Name
         }
         None => Name { own: format!("{}/{sensor}/{random:08x}", host()), pod: None },
     }
-}
-
-/// Another number at each call: the standard library seeds this from the system's randomness.
-fn random() -> u32 {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    let drawn = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    u32::try_from(drawn >> 32).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -127,8 +127,8 @@ impl Bucket {
         Err(ManageError::Unsuitable { what: format!("the bucket {name:?}"), findings })
     }
 
-    /// Makes the bucket again where somebody deleted it, with no fewer replicas than it had; true where that happened. Only the server's own word counts:
-    /// a write to a bucket without a leader is not answered either.
+    /// Makes the bucket again where somebody deleted it, with no fewer replicas than it had; true where that happened.
+    /// Only the server's own word counts: a write to a bucket without a leader is not answered either.
     pub async fn remake_if_deleted(&self, options: BucketOptions) -> bool {
         let what = || format!("look up the bucket {:?}", self.name);
         let subject = format!("$JS.API.STREAM.INFO.{}", self.stream());

@@ -42,8 +42,7 @@ pub(super) struct Place {
     pub(super) ack_wait_min: Duration,
     /// What one pull may ask for, once that was found.
     pub(super) pulls: Option<(u64, Duration)>,
-    pub(super) max_in_flight: u64,
-    pub(super) max_ack_pending: i64,
+    pub(super) max_in_flight: u32,
     pub(super) deliver: Option<DeliverPolicy>,
     /// When the stream was created, as last looked up: before its consumer is.
     pub(super) stream_created: Arc<AtomicI64>,
@@ -203,7 +202,7 @@ impl Place {
             ack_wait: self.ack_wait,
             ack_wait_min: self.ack_wait_min,
             pulls_min: self.pulls,
-            max_ack_pending: self.max_ack_pending,
+            max_ack_pending: i64::from(self.max_in_flight).saturating_mul(4),
             start,
             create,
         }
@@ -215,7 +214,8 @@ impl Place {
         self.stream_created.store(consumer.stream_created_ns, Ordering::Relaxed);
         self.ack_wait = consumer.ack_wait;
         self.ack_wait_min = consumer.ack_wait;
-        self.pulls = Some((consumer.batch_bound().min(self.max_in_flight), consumer.expires_bound().min(PULL_EXPIRES)));
+        self.pulls =
+            Some((consumer.batch_bound().min(self.max_in_flight.into()), consumer.expires_bound().min(PULL_EXPIRES)));
         self
     }
 

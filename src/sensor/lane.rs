@@ -458,8 +458,5 @@ where
 
 /// A holder's id: new at each start, and after each time the leader took the old one for dead.
 pub(super) fn new_holder(sensor: &str) -> HolderId {
-    use std::hash::{BuildHasher as _, Hasher as _};
-    // The standard library seeds this from the system's randomness, each time anew.
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    HolderId::new(format!("{sensor}-{random:016x}"))
+    HolderId::new(format!("{sensor}-{:016x}", clock::random()))
 }

@@ -128,8 +128,7 @@ pub(super) fn place(config: &Config) -> Place {
         ack_wait: settings.ack_wait,
         ack_wait_min: settings.create_timeout.saturating_mul(2),
         pulls: None,
-        max_in_flight: u64::from(settings.max_in_flight),
-        max_ack_pending: i64::from(settings.max_in_flight).saturating_mul(4),
+        max_in_flight: settings.max_in_flight,
         deliver: settings.deliver_policy,
         stream_created: Arc::default(),
     }

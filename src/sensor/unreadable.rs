@@ -23,13 +23,11 @@ pub(super) struct Search {
     shared: Arc<Shared>,
     consumer: String,
     subject: String,
-    /// Connections after the first, when the search was last asked for; none before the first look, because what cut
-    /// them may have ended the process before this one.
+    /// Connections after the first, when the search last began; none before the first look, because what cut them may
+    /// have ended the process before this one.
     reconnects: Option<u64>,
-    /// There was another cut while the search went on.
-    again: bool,
     denied_said: bool,
-    /// What is still to be looked at, both ends included.
+    /// What is still to be looked at, both ends included; none where a search is ended.
     rest: Option<(u64, u64)>,
     /// What has its dead letter and is above the ack floor.
     buried: BTreeSet<u64>,
@@ -38,34 +36,21 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn new(shared: Arc<Shared>, consumer: &str, subject: &str) -> Self {
         let (consumer, subject) = (consumer.to_owned(), subject.to_owned());
-        Self {
-            shared,
-            consumer,
-            subject,
-            reconnects: None,
-            again: false,
-            denied_said: false,
-            rest: None,
-            buried: BTreeSet::new(),
-        }
+        Self { shared, consumer, subject, reconnects: None, denied_said: false, rest: None, buried: BTreeSet::new() }
     }
 
     /// Looks on. Whatever cut a connection was handed out before, and is above the floor until it is acknowledged.
     pub(super) async fn look(&mut self, facts: &ConsumerFacts) {
         let floor = facts.ack_floor_stream_sequence.saturating_add(1);
         self.buried = self.buried.split_off(&floor);
-        let reconnects = self.shared.connection.state().borrow().reconnects;
-        if self.reconnects != Some(reconnects) {
-            self.reconnects = Some(reconnects);
-            self.again = true;
-        }
+        let reconnects = Some(self.shared.connection_state.borrow().reconnects);
         // One search is ended before the next begins: cuts come faster than a long one goes.
-        if self.again && self.rest.is_none_or(|(next, last)| next > last) {
-            self.again = false;
-            self.rest = Some((floor, facts.delivered_stream_sequence));
+        if self.reconnects != reconnects && self.rest.is_none() {
+            self.reconnects = reconnects;
+            self.rest = span(floor, facts.delivered_stream_sequence);
         }
         let until = clock::now() + BUDGET;
-        while let Some((next, last)) = self.rest.filter(|(next, last)| next <= last)
+        while let Some((next, last)) = self.rest
             && clock::now() < until
         {
             let (connection, stream) = (&self.shared.connection, &self.shared.identity.stream);
@@ -77,7 +62,7 @@ impl Search {
                     {
                         return;
                     }
-                    self.rest = Some((stored.sequence.saturating_add(1), last));
+                    self.rest = span(stored.sequence.saturating_add(1), last);
                 }
                 Ok(Some(_) | None) => self.rest = None,
                 Err(error) if error.is_denied() && !self.denied_said => {
@@ -126,4 +111,9 @@ impl Search {
         self.buried.insert(stored.sequence);
         true
     }
+}
+
+/// Both ends, where there is something between them.
+fn span(first: u64, last: u64) -> Option<(u64, u64)> {
+    (first <= last).then_some((first, last))
 }

@@ -274,7 +274,7 @@ async fn many_objects_of_others_are_counted_and_do_not_fill_the_memory() {
         mib(full)
     );
     assert!(mib(full) < 96.0, "{:.1} MiB", mib(full));
-    assert_eq!(sensor.metric("jetgate_objects_watched", &[]).await, Some((others + 20) as f64));
+    sensor.until_metric("jetgate_objects_watched", &[], |value| value == (others + 20) as f64).await;
     let verdict = stage.verdict(&referee, others + 30);
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= others + 20, "{verdict}");

@@ -205,8 +205,8 @@ async fn a_second_quota_that_bounds_harder() {
     blocked(&sensor, Reason::AtLimit).await;
     scene.one_waits(&sensor, Reason::AtLimit).await;
     detail(&sensor, "tight").await;
-    assert_eq!(sensor.metric("sensor_quota_limit", &["quota=\"tight\""]).await, Some(3.0));
-    assert_eq!(sensor.metric("sensor_quota_limit", &["quota=\"team\""]).await, Some(19.0));
+    sensor.until_metric("sensor_quota_limit", &["quota=\"tight\""], |value| value == 3.0).await;
+    sensor.until_metric("sensor_quota_limit", &["quota=\"team\""], |value| value == 19.0).await;
     plane.delete_quota(&namespace, "tight").await.unwrap();
     scene.all_created(&sensor).await;
     open(&sensor).await;

@@ -125,7 +125,7 @@ async fn a_sensor_killed_between_post_and_ack_makes_no_second_object() {
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
     assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert!(stage.handed_out().await >= handed_out + MESSAGES as u64, "every message was handed out again");
-    assert_eq!(sensor.metric("sensor_messages_total", &["outcome=\"recorded\""]).await, Some(MESSAGES as f64));
+    sensor.until_metric("sensor_messages_total", &["outcome=\"recorded\""], |value| value == MESSAGES as f64).await;
     assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
     assert_eq!(sensor.stop().await, Some(0));
 }
@@ -210,7 +210,7 @@ async fn a_record_that_somebody_deleted_is_a_gap() {
     assert_eq!(stage.dead_letters().await, MESSAGES as u64);
     stage.publish(MESSAGES..MESSAGES + 1).await;
     referee.until_created(MESSAGES + 1, LONG).await.unwrap();
-    assert_eq!(sensor.metric("sensor_record_gaps_total", &[]).await, Some(1.0));
+    sensor.until_metric("sensor_record_gaps_total", &[], |value| value == 1.0).await;
     assert_eq!(sensor.stop().await, Some(0));
 }
 

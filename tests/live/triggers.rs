@@ -241,7 +241,7 @@ async fn a_job() {
     assert_eq!(container["args"], json!(["echo", "a b"]));
     assert_eq!(objects.len(), 1);
     assert_eq!(letters(&stage).await[&bad].headers["Jetgate-Reason"], "invalid_object");
-    assert_eq!(sensor.metric("sensor_quota_used", &[]).await, Some(1.0));
+    sensor.until_metric("sensor_quota_used", &[], |value| value == 1.0).await;
     assert_eq!(sensor.stop().await, Some(0));
 }
 
@@ -321,7 +321,7 @@ async fn messages_that_can_never_succeed_go_to_the_dead_letters_and_the_next_one
         assert!(headers["Jetgate-Message"].starts_with(&format!("{}/{}/create/", stage.namespace, stage.sensor)));
         let label = format!("reason=\"{}\"", reason.as_str());
         let expected = table.iter().filter(|row| row.2 == *reason).count();
-        assert_eq!(sensor.metric("sensor_dead_letters_total", &[&label]).await, Some(expected as f64));
+        sensor.until_metric("sensor_dead_letters_total", &[&label], |value| value == expected as f64).await;
     }
     let first = &letters[&table[0].0].headers;
     assert_eq!(first["X-Kept"].trim(), "a: {b}", "{first:?}");
@@ -477,7 +477,7 @@ async fn the_log_trigger_silent() {
     let sensor = stage.start().await;
     stage.publish(0..20).await;
     until_drained(&stage, &sensor).await;
-    assert_eq!(sensor.metric("sensor_messages_total", &["outcome=\"done\""]).await, Some(20.0));
+    sensor.until_metric("sensor_messages_total", &["outcome=\"done\""], |value| value == 20.0).await;
     assert!(sensor.lines("event").is_empty());
     assert_eq!(sensor.stop().await, Some(0));
 }

@@ -71,10 +71,10 @@ async fn a_refusal_that_contradicts_a_newer_view_is_tried_again_with_the_credit_
     stage.until_drained().await;
     assert_eq!(refuse.hits(), 1);
     assert_eq!(posts.hits(), 2, "the refused one, and one more");
-    assert_eq!(sensor.metric("sensor_quota_retries_total", &[]).await, Some(1.0));
-    assert_eq!(sensor.metric("sensor_refusals_total", &["quota_exceeded"]).await, Some(1.0));
+    sensor.until_metric("sensor_quota_retries_total", &[], |value| value == 1.0).await;
+    sensor.until_metric("sensor_refusals_total", &["quota_exceeded"], |value| value == 1.0).await;
     // With the credit in hand: the message was delivered once, so it never went back.
-    assert_eq!(sensor.metric("sensor_messages_total", &["outcome=\"done\""]).await, Some(6.0));
+    sensor.until_metric("sensor_messages_total", &["outcome=\"done\""], |value| value == 6.0).await;
     let again = sensor.metric("sensor_messages_total", &["outcome=\"again\""]).await;
     assert_eq!(again.unwrap_or_default(), 0.0);
     assert_eq!(sensor.reason().await, None, "one late refusal closes no gate");
