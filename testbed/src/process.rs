@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use crate::error::{Error, Result};
 use crate::watchdog;
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a start may take.
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(60);
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 

@@ -102,7 +102,7 @@ impl ControlPlane {
         let etcd = Process::start(etcd(&programs, &work, &ports, options.fsync)).await?;
         let served = api_server::Served::default();
         let etcd_address = ports.etcd.address();
-        let apiserver = ApiServer::start(&programs, &work, etcd_address, &secrets, &options, &served, 0).await?;
+        let apiserver = ApiServer::spawn(&programs, &work, etcd_address, &secrets, &options, &served, 0).await?;
         let mut plane = Self {
             controller_manager: None,
             apiserver,
@@ -116,10 +116,14 @@ impl ControlPlane {
             work,
             ports,
         };
-        // Before the controller manager: what it does not see when it starts it looks for only every 30 s.
+        // Before the controller manager: what it does not see when it starts it looks for only every 30 s. And as soon
+        // as the server answers: it is ready 2 s later, when creates of the new kinds are no longer held back.
         let mut definitions = definitions::standard();
         definitions.extend(plane.options.definitions.iter().cloned());
-        plane.define(&definitions).await?;
+        tokio::try_join!(plane.apiserver.until_ready(), async {
+            plane.apiserver.until_answering(&plane.config().await?).await?;
+            plane.define(&definitions).await
+        })?;
         if plane.options.controller_manager != ControllerManager::Absent {
             plane.controller_manager = Some(plane.start_controller_manager().await?);
         }
@@ -129,7 +133,7 @@ impl ControlPlane {
     /// A second API server on the same etcd; it ends when it is dropped.
     pub async fn second_apiserver(&self) -> Result<ApiServer> {
         let number = self.servers.fetch_add(1, Ordering::Relaxed);
-        ApiServer::start(
+        let second = ApiServer::spawn(
             &self.programs,
             &self.work,
             self.ports.etcd.address(),
@@ -138,7 +142,9 @@ impl ControlPlane {
             &self.served,
             number,
         )
-        .await
+        .await?;
+        second.until_ready().await?;
+        Ok(second)
     }
 
     /// The first API server.
@@ -276,6 +282,9 @@ fn etcd(programs: &std::path::Path, work: &Workdir, ports: &Ports, fsync: bool) 
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster=default={peer}"),
         "--log-level=warn".to_owned(),
+        // A single member elects itself, after up to this time in milliseconds (1000).
+        "--heartbeat-interval=10".to_owned(),
+        "--election-timeout=100".to_owned(),
     ];
     if !fsync {
         arguments.push("--unsafe-no-fsync".to_owned());
