@@ -52,6 +52,8 @@ async fn gated_pace(plane: &ControlPlane, nats: &Nats) -> (f64, f64, f64, Usage)
     stage.unset("BACKPRESSURE_SIGNAL_MAX_AGE").unset("CREATE_TIMEOUT").unset("ACK_WAIT");
     stage.publish(0..OBJECTS).await;
     let sensor = stage.spawn();
+    // Reading the audit log while it runs would take one of the cores.
+    sensor.until_metric("sensor_messages_total", &["outcome=\"done\""], |done| done == OBJECTS as f64).await;
     let pace = paced(plane, &stage.namespace).await;
     let at_once = sensor.metric("sensor_concurrency_limit", &[]).await.unwrap_or(f64::NAN);
     let usage = Usage::of(sensor.process.pid());

@@ -402,22 +402,16 @@ impl Sensor {
     }
 
     pub(crate) async fn until_metric(&self, name: &str, labels: &[&str], holds: impl Fn(f64) -> bool) -> f64 {
-        let mut last = None;
-        let limit = LONG;
-        let begun = std::time::Instant::now();
-        loop {
-            if let Some(value) = self.metric(name, labels).await {
-                last = Some(value);
-                if holds(value) {
-                    return value;
-                }
-            }
-            assert!(begun.elapsed() < limit, "{name}{labels:?} is {last:?}\n{}", self.process.last_log_lines(20));
-            tokio::task::yield_now().await;
-            wait::until_true("a moment", Duration::from_millis(200), || async { begun.elapsed() > Duration::ZERO })
-                .await
-                .unwrap();
-        }
+        let last = std::cell::Cell::new(None);
+        let found = wait::until(name, LONG, || async {
+            let value = self.metric(name, labels).await?;
+            last.set(Some(value));
+            holds(value).then_some(value)
+        });
+        let Ok(value) = found.await else {
+            panic!("{name}{labels:?} is {:?}\n{}", last.get(), self.process.last_log_lines(20));
+        };
+        value
     }
 
     pub(crate) async fn state(&self) -> Value {
