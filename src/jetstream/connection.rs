@@ -236,6 +236,11 @@ impl Connection {
         let mut state = self.state();
         let closing = async {
             self.client.flush().await.map_err(CloseError::Flush)?;
+            // An answer proves that the server has read what came before. Without it the end of the connection could
+            // overtake that: what is on its way to us makes it a reset, which throws away what is not read yet.
+            if self.probe(timeout / 2).await != Sign::Alive {
+                tracing::debug!("no sign that NATS has read the last messages");
+            }
             self.client.drain().await.map_err(CloseError::Drain)?;
             // The channel ends with the client, which is as good.
             if state.wait_for(|state| !state.up).await.is_err() {
