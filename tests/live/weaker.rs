@@ -127,6 +127,8 @@ async fn a_message_that_comes_again_needs_no_record_where_none_is_kept() {
     stage.publish(0..20).await;
     let failed = |error: testbed::Error| panic!("{error}\n{}", sensor.process.last_log_lines(20));
     referee.until_created(10, LONG).await.unwrap_or_else(failed);
+    // What is done is acknowledged: where no record is kept, nobody could know of it when its object is gone.
+    wait::until_true("the rest waits", LONG, || async { stage.waiting().await == (10, 0) }).await.unwrap();
     sensor.process.kill().await.unwrap();
     // After a start every message may have been handed out before.
     let sensor = stage.start().await;
