@@ -112,9 +112,14 @@ impl Process {
 
     /// Waits until its probe succeeds.
     pub async fn until_ready(&self, limit: Duration) -> Result<()> {
-        let Some(probe) = self.spec.ready.clone() else {
-            return Ok(());
-        };
+        match self.spec.ready.clone() {
+            Some(probe) => self.until_true(limit, &probe).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`until_ready`](Self::until_ready), with another probe.
+    pub(crate) async fn until_true(&self, limit: Duration, probe: &Probe) -> Result<()> {
         let start = Instant::now();
         let mut exit = self.run().exit.clone();
         loop {

@@ -10,8 +10,7 @@ use http::Request;
 use super::{ControlPlaneOptions, ISSUER, Secrets, access, client_from};
 use crate::error::Result;
 use crate::ports::Port;
-use crate::process::{Process, READY_WITHIN, Spec};
-use crate::wait;
+use crate::process::{Probe, Process, READY_WITHIN, Spec};
 use crate::workdir::Workdir;
 
 /// One API server; ended when dropped.
@@ -19,11 +18,23 @@ use crate::workdir::Workdir;
 pub struct ApiServer {
     process: Process,
     port: Port,
+    config: kube::Config,
 }
 
 /// Paths of the custom kinds that every server must serve before it is called ready: a server opens their storage at
 /// the first request for it, and answers 429 `storage is (re)initializing` until then.
 pub(super) type Served = Arc<Mutex<Vec<String>>>;
+
+/// What an API server is started with.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) programs: &'a Path,
+    pub(super) work: &'a Workdir,
+    pub(super) etcd: SocketAddr,
+    pub(super) secrets: &'a Secrets,
+    pub(super) options: &'a ControlPlaneOptions,
+    pub(super) served: &'a Served,
+}
 
 /// The name of the audit log of the n-th server.
 pub(super) fn audit_log(number: usize) -> String {
@@ -32,15 +43,8 @@ pub(super) fn audit_log(number: usize) -> String {
 
 impl ApiServer {
     /// Starts it without waiting.
-    pub(super) async fn spawn(
-        programs: &Path,
-        work: &Workdir,
-        etcd: SocketAddr,
-        secrets: &Secrets,
-        options: &ControlPlaneOptions,
-        served: &Served,
-        number: usize,
-    ) -> Result<Self> {
+    pub(super) async fn spawn(surroundings: &Surroundings<'_>, number: usize) -> Result<Self> {
+        let Surroundings { programs, work, etcd, secrets, options, served } = *surroundings;
         let port = Port::reserve()?;
         let folder = work.path().display();
         let mut arguments = vec![
@@ -75,6 +79,7 @@ impl ApiServer {
         };
         let log = work.path().join(format!("{name}.log"));
         let served = Arc::clone(served);
+        let admin = config.clone();
         let spec = Spec::new(name, programs.join("kube-apiserver"), arguments, log)
             // A tenth less time to start, for 100 MB more.
             .env("GOGC", "400")
@@ -83,7 +88,7 @@ impl ApiServer {
                 paths.extend(served.lock().unwrap_or_else(PoisonError::into_inner).clone());
                 probe(config.clone(), paths)
             });
-        Ok(Self { process: Process::spawn(spec)?, port })
+        Ok(Self { process: Process::spawn(spec)?, port, config: admin })
     }
 
     /// Waits until it is ready; fails at once when it ends before.
@@ -91,13 +96,11 @@ impl ApiServer {
         self.process.until_ready(READY_WITHIN).await
     }
 
-    /// Waits until it answers anything at all, which it does 2 s before it is ready.
-    pub(super) async fn until_answering(&self, config: &kube::Config) -> Result<()> {
-        wait::until_true("the API server to answer", READY_WITHIN, || {
-            let answer = probe(config.clone(), vec!["/livez/ping".to_owned()]);
-            async { answer.await.is_ok() }
-        })
-        .await
+    /// Waits until it answers anything at all, which it does 2 s before it is ready; fails at once when it ends before.
+    pub(super) async fn until_answering(&self) -> Result<()> {
+        let config = self.config.clone();
+        let answers: Probe = Arc::new(move || Box::pin(probe(config.clone(), vec!["/livez/ping".to_owned()])));
+        self.process.until_true(READY_WITHIN, &answers).await
     }
 
     /// The process, to be stopped, killed and restarted.

@@ -5,10 +5,12 @@ mod api_server;
 mod definitions;
 mod objects;
 mod options;
+mod prepared;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ pub use definitions::{Resource, definition};
 pub use options::{ControlPlaneOptions, ControllerManager};
 
 pub(crate) use access::client_from;
+use api_server::Surroundings;
 
 use crate::audit::Audit;
 use crate::binaries::{self, Group};
@@ -48,7 +51,7 @@ struct Secrets {
 #[derive(Debug)]
 pub struct ControlPlane {
     // Dropped in this order: whoever asks before whoever answers, the folder last.
-    controller_manager: Option<Process>,
+    controller_manager: OnceLock<Process>,
     apiserver: ApiServer,
     etcd: Process,
     programs: PathBuf,
@@ -82,32 +85,74 @@ impl ControlPlane {
             .await
     }
 
+    /// What is made once per user, if it is not there: the programs, and the data that etcd begins with.
+    pub async fn prepare() -> Result<()> {
+        let programs = binaries::folder(Group::Kube).await?;
+        prepared::folder(&programs).await.map(drop)
+    }
+
     /// Starts one of its own and waits until every part is ready.
     pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
+        let plane = Self::begin(options).await?;
+        plane.complete().await?;
+        Ok(plane)
+    }
+
+    /// Starts etcd and an API server and waits until it answers, which it does 2 s before it is ready: time to put into
+    /// it what [`complete`](Self::complete) then finds there.
+    pub async fn begin(options: ControlPlaneOptions) -> Result<Self> {
+        let programs = binaries::folder(Group::Kube).await?;
+        let data = prepared::folder(&programs).await?;
         let mut tries = 0;
         loop {
             tries += 1;
-            match Box::pin(Self::start_once(options.clone())).await {
+            match Box::pin(Self::start_servers(&programs, options.clone(), Some(&data))).await {
                 Err(Error::Died { log, .. }) if tries < 4 && log.contains("address already in use") => {}
                 result => return result,
             }
         }
     }
 
-    async fn start_once(options: ControlPlaneOptions) -> Result<Self> {
-        let programs = binaries::folder(Group::Kube).await?;
+    /// Waits until the API server is ready, and starts the controller manager.
+    pub async fn complete(&self) -> Result<()> {
+        // The kinds before the controller manager: what it does not see when it starts it looks for only every 30 s.
+        // It waits itself until the API server is ready, but looks only every second.
+        tokio::try_join!(self.apiserver.until_ready(), self.define(&self.options.definitions))?;
+        if self.options.controller_manager != ControllerManager::Absent {
+            let started = self.start_controller_manager().await?;
+            self.controller_manager
+                .set(started)
+                .map_err(|_| Error::Binaries("the control plane is complete already".to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// etcd and an API server that answers, with a copy of prepared data or from nothing.
+    async fn start_servers(programs: &Path, options: ControlPlaneOptions, data: Option<&Path>) -> Result<Self> {
         let work = Workdir::new("kube")?;
         let secrets = Secrets::new(&work)?;
         let ports = Ports { etcd: Port::reserve()?, peer: Port::reserve()?, controller_manager: Port::reserve()? };
-        let etcd = Process::start(etcd(&programs, &work, &ports, options.fsync)).await?;
         let served = api_server::Served::default();
-        let etcd_address = ports.etcd.address();
-        let apiserver = ApiServer::spawn(&programs, &work, etcd_address, &secrets, &options, &served, 0).await?;
-        let mut plane = Self {
-            controller_manager: None,
+        if let Some(data) = data {
+            prepared::copy(data.to_owned(), work.path().join("etcd")).await?;
+            let known = definitions::standard().iter().map(objects::path).collect::<Vec<_>>();
+            served.lock().unwrap_or_else(PoisonError::into_inner).extend(known);
+        }
+        let etcd = Process::start(etcd(programs, &work, &ports, options.fsync)).await?;
+        let surroundings = Surroundings {
+            programs,
+            work: &work,
+            etcd: ports.etcd.address(),
+            secrets: &secrets,
+            options: &options,
+            served: &served,
+        };
+        let apiserver = ApiServer::spawn(&surroundings, 0).await?;
+        let plane = Self {
+            controller_manager: OnceLock::new(),
             apiserver,
             etcd,
-            programs,
+            programs: programs.to_owned(),
             options,
             secrets,
             served,
@@ -116,33 +161,22 @@ impl ControlPlane {
             work,
             ports,
         };
-        // Before the controller manager: what it does not see when it starts it looks for only every 30 s. And as soon
-        // as the server answers: it is ready 2 s later, when creates of the new kinds are no longer held back.
-        let mut definitions = definitions::standard();
-        definitions.extend(plane.options.definitions.iter().cloned());
-        tokio::try_join!(plane.apiserver.until_ready(), async {
-            plane.apiserver.until_answering(&plane.config().await?).await?;
-            plane.define(&definitions).await
-        })?;
-        if plane.options.controller_manager != ControllerManager::Absent {
-            plane.controller_manager = Some(plane.start_controller_manager().await?);
-        }
+        plane.apiserver.until_answering().await?;
         Ok(plane)
     }
 
     /// A second API server on the same etcd; it ends when it is dropped.
     pub async fn second_apiserver(&self) -> Result<ApiServer> {
         let number = self.servers.fetch_add(1, Ordering::Relaxed);
-        let second = ApiServer::spawn(
-            &self.programs,
-            &self.work,
-            self.ports.etcd.address(),
-            &self.secrets,
-            &self.options,
-            &self.served,
-            number,
-        )
-        .await?;
+        let surroundings = Surroundings {
+            programs: &self.programs,
+            work: &self.work,
+            etcd: self.ports.etcd.address(),
+            secrets: &self.secrets,
+            options: &self.options,
+            served: &self.served,
+        };
+        let second = ApiServer::spawn(&surroundings, number).await?;
         second.until_ready().await?;
         Ok(second)
     }
@@ -160,7 +194,7 @@ impl ControlPlane {
     /// The controller manager; an error where the options left it out.
     pub fn controller_manager(&self) -> Result<&Process> {
         self.controller_manager
-            .as_ref()
+            .get()
             .ok_or_else(|| Error::Binaries("this control plane was started without a controller manager".to_owned()))
     }
 

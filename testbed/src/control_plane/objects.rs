@@ -36,7 +36,7 @@ impl ControlPlane {
             .create(&PostParams::default(), &object)
             .await
             .map_err(Error::doing(format!("create namespace {name}")))?;
-        if self.controller_manager.is_some() {
+        if self.controller_manager.get().is_some() {
             let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client, &name);
             wait::until_true("the default service account", SOON, || {
                 let accounts = accounts.clone();
@@ -230,7 +230,15 @@ impl ControlPlane {
                 let object: DynamicObject =
                     serde_json::from_value(definition.clone()).map_err(Error::doing("write a definition"))?;
                 let name = object.metadata.name.clone().unwrap_or_default();
-                api.create(&PostParams::default(), &object).await.map_err(Error::doing(format!("define {name}")))?;
+                // While the server becomes ready it may answer that it is not (429, 503).
+                wait::until(&format!("{name} to be made"), SOON, || async {
+                    match api.create(&PostParams::default(), &object).await {
+                        Err(kube::Error::Api(status)) if matches!(status.code, 429 | 503) => None,
+                        result => Some(result.map(drop)),
+                    }
+                })
+                .await?
+                .map_err(Error::doing(format!("define {name}")))?;
                 wait::until_true(&format!("{name} to be established"), SOON, || async {
                     api.get(&name).await.is_ok_and(|object| established(&object))
                 })
@@ -270,7 +278,8 @@ impl ControlPlane {
         Ok(Api::namespaced(self.client().await?, namespace))
     }
 
-    async fn quota_settled(&self, namespace: &str, name: &str) -> Result<()> {
+    /// Back when the status of a quota shows hard and used of every key.
+    pub async fn quota_settled(&self, namespace: &str, name: &str) -> Result<()> {
         let quotas = self.quotas(namespace).await?;
         wait::until_true(&format!("the status of quota {namespace}/{name}"), Duration::from_secs(60), || async {
             quotas.get(name).await.is_ok_and(|quota| settled(&quota))
@@ -280,7 +289,7 @@ impl ControlPlane {
 }
 
 /// Where the objects of a definition are listed.
-fn path(definition: &Value) -> String {
+pub(super) fn path(definition: &Value) -> String {
     let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     format!("/apis/{}/{}/{}?limit=1", text("/spec/group"), text("/spec/versions/0/name"), text("/spec/names/plural"))
 }

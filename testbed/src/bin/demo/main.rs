@@ -19,6 +19,7 @@ mod story;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use testbed::ControlPlane;
 use tokio::signal::unix::{SignalKind, signal};
 
 use failure::Result;
@@ -34,6 +35,11 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     if options.keep {
         testbed::workdir::keep_folders();
+    }
+    // Before the time of the demo begins: what is made once.
+    if let Err(error) = ControlPlane::prepare().await {
+        eprintln!("the demo could not run: {error}");
+        return ExitCode::from(COULD_NOT_RUN);
     }
     let screen = Screen::new(options.json);
     tokio::select! {

@@ -66,20 +66,21 @@ impl Stage {
             options.limit()
         ));
         let (plane, nats) = tokio::try_join!(
-            Box::pin(ControlPlane::start(ControlPlaneOptions::default())),
+            Box::pin(ControlPlane::begin(ControlPlaneOptions::default())),
             Box::pin(Nats::start_plain()),
         )?;
+        // All that needs an API server that answers, while it becomes ready.
         let workflows = Resource::workflows();
         let namespace = plane.namespace("demo").await?;
         let hard = options.hard.to_string();
-        let (kubeconfig_and_proxy, referee, finisher, nats_client, ()) = tokio::try_join!(
+        let ((kubeconfig, proxy), referee, finisher, nats_client, (), ()) = tokio::try_join!(
             kubeconfig(&plane, &namespace),
             async { Ok(Referee::watch(&plane, &workflows, &namespace).await?) },
             async { Ok(Finisher::start(&plane, &workflows, &namespace, Pace::OnDemand).await?) },
             async { Ok(nats.connect().await?) },
-            async { Ok(plane.quota(&namespace, QUOTA, &[(&workflows.quota_key(), &hard)]).await?) },
+            async { Ok(plane.quota_unready(&namespace, QUOTA, &[(&workflows.quota_key(), &hard)]).await?) },
+            async { Ok(plane.complete().await?) },
         )?;
-        let (kubeconfig, proxy) = kubeconfig_and_proxy;
         let jetstream = jetstream::new(nats_client.clone());
         let stream = jetstream::stream::Config {
             name: STREAM.to_owned(),
@@ -90,8 +91,11 @@ impl Stage {
         let folder = Workdir::new("demo")?;
         let port = Port::reserve()?;
         let spec = sensor_spec(&program, &folder, &port, &namespace, &kubeconfig, &nats, &options.ratio.to_string())?;
-        let (sensor, ()) =
-            tokio::try_join!(Box::pin(Sensor::start(spec, port)), async { Ok(plane.creates_are_prompt().await?) })?;
+        let (sensor, (), ()) = tokio::try_join!(
+            Box::pin(Sensor::start(spec, port)),
+            async { Ok(plane.quota_settled(&namespace, QUOTA).await?) },
+            async { Ok(plane.creates_are_prompt().await?) },
+        )?;
         let client = plane.client().await?;
         let kubernetes = client.apiserver_version().await?.git_version;
         let stage = Self {
