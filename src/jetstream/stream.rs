@@ -155,6 +155,8 @@ pub struct StreamFacts {
     pub first_sequence: u64,
     /// The last sequence it has given.
     pub last_sequence: u64,
+    /// When that was stored, in nanoseconds since 1970; none where the server does not know it.
+    pub last_stored_ns: Option<i64>,
     /// How many messages it has.
     pub messages: u64,
     /// How it lets go of them.
@@ -273,6 +275,8 @@ pub(crate) fn facts(info: &Info, made: bool, warnings: Vec<Finding>) -> StreamFa
         created_ns: nanoseconds(info.created),
         first_sequence: info.state.first_sequence,
         last_sequence: info.state.last_sequence,
+        // The server's zero time is one of the year 1.
+        last_stored_ns: Some(nanoseconds(info.state.last_timestamp)).filter(|stored| *stored > 0),
         messages: info.state.messages,
         retention: match info.config.retention {
             RetentionPolicy::Limits => Retention::Limits,

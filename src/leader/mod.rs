@@ -10,7 +10,6 @@ mod stores;
 mod watches;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -44,8 +43,6 @@ pub struct Own {
     pub stream: String,
     /// What its effects are, where they are objects: the kind to watch.
     pub created: Option<(Counted, Kind)>,
-    /// The consumer was made just now, and there was none before it: nothing was handed out that a record could lack.
-    pub consumer_is_new: bool,
 }
 
 /// What a leader is given.
@@ -112,8 +109,6 @@ pub struct Leader {
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
     api_down: watch::Sender<bool>,
-    /// See [`Own::consumer_is_new`]; until a record with a version is stored: one that is gone later was there.
-    consumer_is_new: AtomicBool,
 }
 
 impl std::fmt::Debug for Leader {
@@ -133,9 +128,8 @@ impl Leader {
         grants: mpsc::Sender<Grant>,
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
-        let consumer_is_new = AtomicBool::new(settings.own.consumer_is_new);
         let api_down = watch::Sender::new(false);
-        Self { settings, cluster, connection, metrics, grants, view, api_down, consumer_is_new }
+        Self { settings, cluster, connection, metrics, grants, view, api_down }
     }
 
     /// Its state.

@@ -62,6 +62,15 @@ pub(super) struct HandedOut {
     pub(super) began: Instant,
 }
 
+/// The end of the stream at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamEnd {
+    /// Its last sequence.
+    pub(super) sequence: u64,
+    /// When that was stored, where the server knows it.
+    pub(super) stored_ns: Option<i64>,
+}
+
 /// The record of one consumer, with what is not written yet.
 #[derive(Debug)]
 pub(super) struct Projection {
@@ -73,6 +82,8 @@ pub(super) struct Projection {
     pub(super) revision: Option<u64>,
     dirty_since: Option<Instant>,
     gap: Option<Gap>,
+    /// As read last.
+    stream_end: Option<StreamEnd>,
 }
 
 impl Projection {
@@ -85,6 +96,7 @@ impl Projection {
             revision,
             dirty_since: None,
             gap: None,
+            stream_end: None,
         }
     }
 
@@ -131,18 +143,17 @@ impl Projection {
         }
     }
 
-    /// The list that begins a watch is in, with this version. `is_new`: the consumer was made just now, by us. True
-    /// when what the consumer has handed out is to be told.
+    /// The list that begins a watch is in, with this version. True when what the consumer has handed out is to be told.
     ///
     /// A gap is marked together with the version that the record gets behind it. Until then the stored version is one
     /// that no watch can go on from (the old one, or none), so that whoever comes next finds the gap again.
-    pub(super) fn listed(&mut self, version: u64, begin: Begin, is_new: bool, now: Instant) -> bool {
+    pub(super) fn listed(&mut self, version: u64, begin: Begin, now: Instant) -> bool {
         let rewound = version < self.record.version();
         let doubt = match (begin, rewound) {
             (Begin::Expired, _) => Some(Doubt::Expired),
             (Begin::Blind, _) => Some(Doubt::Blind),
             (Begin::InPlace, true) => Some(Doubt::Rewound),
-            (Begin::InPlace, false) => (self.record.version() == 0 && !is_new).then_some(Doubt::NoRecord),
+            (Begin::InPlace, false) => (self.record.version() == 0).then_some(Doubt::NoRecord),
         };
         if rewound {
             self.record.rewind(0);
@@ -153,7 +164,6 @@ impl Projection {
             (Some(gap), Some(_)) => (gap.since, gap.version) = (now, version),
             (None, Some(doubt)) => self.gap = Some(Gap { doubt, since: now, version }),
             // A watch that resumes behind this list moves the version itself.
-            (None, None) if self.record.version() == 0 => self.advance(version, now),
             (Some(_) | None, None) => {}
         }
         self.gap.is_some()
@@ -172,6 +182,11 @@ impl Projection {
         }
     }
 
+    /// A gap waits for what the consumer had handed out.
+    pub(super) const fn has_open_gap(&self) -> bool {
+        self.gap.is_some()
+    }
+
     /// Marks the gap, once it is known what the consumer had handed out when the list had ended; says why there was one.
     pub(super) fn close_gap(&mut self, handed_out: HandedOut, now: Instant) -> Option<Doubt> {
         let gap = self.gap.take_if(|gap| handed_out.began >= gap.since)?;
@@ -185,18 +200,24 @@ impl Projection {
         marked.then_some(gap.doubt)
     }
 
-    /// Facts of one moment: the stream's last sequence and the consumer's ack floor, up to which everything is done.
-    /// True when the stream has lost its end, so that nothing known of it holds any more.
-    pub(super) fn facts(&mut self, last_sequence: u64, ack_floor: u64, now: Instant) -> bool {
-        let lost = self.record.stream_ends_at(last_sequence);
+    /// The consumer's ack floor, up to which everything is done, and behind it the end of the stream; `reach` is the
+    /// record's of before both were asked for. True when the stream has lost its end, so that nothing known of it holds
+    /// any more.
+    pub(super) fn facts(&mut self, end: StreamEnd, ack_floor: u64, reach: u64, now: Instant) -> bool {
+        let lost = self.record.stream_ends_at(end.sequence, reach);
         if lost {
             self.owe(now);
         }
+        // A stream that loses its end between these two answers and fills up again shows nothing. So the floor follows up
+        // to an end that was read before: what is given anew after that has a later time, by which the record knows it.
+        let before = self.stream_end.replace(end).filter(|_| !lost);
         // A consumer that is ahead of its stream speaks of messages that are gone: others will have their sequences.
-        let floor = if ack_floor > last_sequence { 0 } else { ack_floor.saturating_add(1) };
-        if floor > self.record.floor() {
-            self.record.raise_floor(floor);
-            self.owe(now);
+        if let Some(StreamEnd { sequence, stored_ns: Some(stored_by) }) = before.filter(|_| ack_floor <= end.sequence) {
+            let floor = ack_floor.min(sequence).saturating_add(1);
+            if floor > self.record.floor() {
+                self.record.raise_floor(floor, stored_by);
+                self.owe(now);
+            }
         }
         lost
     }
@@ -208,25 +229,73 @@ mod tests {
     use crate::clock;
     use crate::message::Says;
 
+    const STORED: i64 = 5_000_000_000;
     const LATER: i64 = i64::MAX;
 
     fn projection() -> Projection {
         Projection::new("team", "orders", "EVENTS", Record::new(1), None)
     }
 
+    fn end(sequence: u64) -> StreamEnd {
+        StreamEnd { sequence, stored_ns: Some(STORED) }
+    }
+
     #[test]
     fn a_consumer_that_is_ahead_of_its_stream_raises_no_floor() {
         let now = clock::now();
         let mut projection = projection();
-        assert!(!projection.facts(100, 100, now));
+        for _ in 0..2 {
+            assert!(!projection.facts(end(100), 100, projection.record().reach(), now));
+        }
         assert_eq!(projection.record().floor(), 101);
         // The server was killed and the stream lost what lay beyond 90; 91 to 95 are new.
-        assert!(projection.facts(95, 100, now));
+        assert!(projection.facts(end(95), 100, projection.record().reach(), now));
         for _ in 0..2 {
             assert_eq!(projection.record().says(93, LATER), Says::NotYet);
             assert!(projection.record().in_doubt(93));
-            assert!(!projection.facts(97, 100, now));
+            assert!(!projection.facts(end(97), 100, projection.record().reach(), now));
         }
+    }
+
+    #[test]
+    fn a_stream_that_lost_its_end_and_filled_up_unnoticed_makes_nothing_done() {
+        let now = clock::now();
+        let mut projection = projection();
+        projection.facts(end(100), 0, 0, now);
+        projection.facts(end(100), 100, 0, now);
+        assert_eq!(projection.record().says(93, STORED), Says::Done);
+        // 91 and all later ones were lost, and as many and more came again before anybody looked.
+        assert_eq!(projection.record().says(93, LATER), Says::NotYet);
+        projection.facts(end(150), 90, 100, now);
+        assert_eq!(projection.record().says(93, LATER), Says::NotYet);
+        // A consumer's word from before the loss, beside an end from after it: 151 to 180 may be new.
+        projection.facts(StreamEnd { sequence: 300, stored_ns: Some(LATER) }, 180, 150, now);
+        assert_eq!(projection.record().says(170, LATER), Says::NotYet);
+        assert_eq!(projection.record().says(150, STORED), Says::Done);
+    }
+
+    #[test]
+    fn what_was_seen_while_the_end_was_asked_for_is_no_loss() {
+        let now = clock::now();
+        let mut projection = projection();
+        for sequence in 1..=100 {
+            projection.record.saw(sequence, STORED);
+        }
+        let asked = projection.record().reach();
+        projection.record.saw(101, STORED);
+        assert!(!projection.facts(end(100), 0, asked, now));
+        assert_eq!((projection.record().says(101, STORED), projection.record().gaps()), (Says::Done, 0));
+        assert!(projection.facts(end(100), 0, projection.record().reach(), now), "asked for later");
+    }
+
+    #[test]
+    fn an_end_without_a_time_raises_no_floor() {
+        let now = clock::now();
+        let mut projection = projection();
+        for _ in 0..3 {
+            projection.facts(StreamEnd { sequence: 100, stored_ns: None }, 100, 0, now);
+        }
+        assert_eq!(projection.record().floor(), 0);
     }
 
     fn handed_out(deliveries: u64, began: Instant) -> HandedOut {
@@ -243,7 +312,7 @@ mod tests {
     fn no_record_of_a_consumer_that_has_handed_out_is_a_gap() {
         let now = clock::now();
         let mut lost = projection();
-        assert!(lost.listed(50, Begin::InPlace, false, now));
+        assert!(lost.listed(50, Begin::InPlace, now));
         lost.advance(60, now);
         assert_eq!(lost.record().version(), 0, "nothing is proven before the gap is marked");
         assert_eq!(lost.close_gap(handed_out(9, now), now), Some(Doubt::NoRecord));
@@ -251,21 +320,17 @@ mod tests {
         assert!(lost.record().in_doubt(7) && !lost.record().in_doubt(8));
         // From then on there is one.
         let mut next = successor(&lost);
-        assert!(!next.listed(70, Begin::InPlace, false, now));
+        assert!(!next.listed(70, Begin::InPlace, now));
         assert_eq!(next.close_gap(handed_out(9, now), now), None);
     }
 
     #[test]
     fn nothing_handed_out_is_no_gap() {
         let now = clock::now();
-        let mut made_by_others = projection();
-        assert!(made_by_others.listed(50, Begin::InPlace, false, now));
-        assert_eq!(made_by_others.close_gap(handed_out(0, now), now), None);
-        assert_eq!((made_by_others.record().gaps(), made_by_others.record().version()), (0, 50));
-        // Without a gate messages are handed out before the first list is there.
-        let mut made_by_us = projection();
-        assert!(!made_by_us.listed(50, Begin::InPlace, true, now));
-        assert_eq!((made_by_us.record().gaps(), made_by_us.record().version()), (0, 50));
+        let mut projection = projection();
+        assert!(projection.listed(50, Begin::InPlace, now));
+        assert_eq!(projection.close_gap(handed_out(0, now), now), None);
+        assert_eq!((projection.record().gaps(), projection.record().version()), (0, 50));
     }
 
     #[test]
@@ -273,13 +338,14 @@ mod tests {
         let now = clock::now();
         for (begin, version, stays) in [(Begin::Expired, 900, 500), (Begin::InPlace, 40, 0)] {
             let mut projection = projection();
-            projection.listed(500, Begin::InPlace, true, now);
-            assert!(projection.listed(version, begin, false, now), "{begin:?}");
+            projection.listed(500, Begin::InPlace, now);
+            projection.close_gap(handed_out(0, now), now);
+            assert!(projection.listed(version, begin, now), "{begin:?}");
             projection.advance(version + 10, now);
             // It goes on from a version that the API server has forgotten, or from none.
             let mut next = successor(&projection);
             assert_eq!((next.record().version(), next.record().gaps()), (stays, 0), "{begin:?}");
-            assert!(next.listed(version + 20, begin, false, now), "{begin:?}");
+            assert!(next.listed(version + 20, begin, now), "{begin:?}");
             assert!(next.close_gap(handed_out(9, now), now).is_some(), "{begin:?}");
             assert_eq!((next.record().version(), next.record().gaps()), (version + 20, 1), "{begin:?}");
             // So does the one that lives.

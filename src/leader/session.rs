@@ -7,7 +7,6 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -17,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::candidate::Vote;
-use super::projection::Projection;
+use super::projection::{Projection, StreamEnd};
 use super::stores::{BooksStore, Lost, RecordStore, SignalStore};
 use super::watches::{self, Seen};
 use super::{Leader, LeaderView, RecordView};
@@ -57,7 +56,7 @@ enum Done {
     Quotas { result: Result<Vec<QuotaView>, CallError>, began: Instant },
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
-    Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant },
+    Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant, reach: u64 },
     Signals,
 }
 
@@ -191,8 +190,12 @@ impl<'a> Session<'a> {
                     return End::Deposed(Lost::Watch { how });
                 }
                 permit = grants.reserve(), if !self.waiting.is_empty() => {
-                    if let (Ok(permit), Some(grant)) = (permit, self.waiting.pop()) {
-                        permit.send(grant);
+                    match permit {
+                        Ok(permit) => if let Some(grant) = self.waiting.pop() {
+                            permit.send(grant);
+                        },
+                        // Nobody listens any more.
+                        Err(_closed) => self.waiting = WaitingGrants::default(),
                     }
                 }
                 _ = poll.tick(), if settings.gated => self.read_quotas(),
@@ -317,12 +320,13 @@ impl<'a> Session<'a> {
         self.facts_reading = true;
         let connection = self.leader.connection.clone();
         let own = self.leader.settings.own.clone();
+        let reach = self.projection.record().reach();
         self.calls.push(Box::pin(async move {
             // What cannot be read now is read a second later. The consumer first: the stream's end may only have grown.
             let began = clock::now();
             let consumer = consumer_facts(&connection, &own.stream, &own.sensor).await.ok();
             let stream = stream_facts(&connection, &own.stream).await.ok();
-            Done::Facts { facts: stream.zip(consumer), began }
+            Done::Facts { facts: stream.zip(consumer), began, reach }
         }));
     }
 
@@ -351,18 +355,16 @@ impl<'a> Session<'a> {
             Done::Record(result) => {
                 self.record_writing = false;
                 self.projection.revision = Some(result?);
-                if self.projection.record().version() > 0 {
-                    self.leader.consumer_is_new.store(false, Ordering::Relaxed);
-                }
             }
-            Done::Facts { facts, began } => {
+            Done::Facts { facts, began, reach } => {
                 self.facts_reading = false;
                 if let Some((stream, consumer)) = facts {
                     if stream.created_ns != self.projection.record().stream_created_ns() {
                         return Err(Lost::Overtaken { what: "stream (it was created anew)" });
                     }
                     let floor = consumer.ack_floor_stream_sequence;
-                    if self.projection.facts(stream.last_sequence, floor, now) {
+                    let end = StreamEnd { sequence: stream.last_sequence, stored_ns: stream.last_stored_ns };
+                    if self.projection.facts(end, floor, reach, now) {
                         tracing::warn!(
                             stream = self.leader.settings.own.stream,
                             last_sequence = stream.last_sequence,
@@ -370,6 +372,10 @@ impl<'a> Session<'a> {
                         );
                     }
                     self.close_gap(&consumer, began, now);
+                    if self.projection.has_open_gap() {
+                        // These facts were asked for before the list was there.
+                        self.read_facts();
+                    }
                 }
             }
             Done::Signals => self.signal_writing = false,

@@ -198,7 +198,9 @@ pub fn classify(status: &ApiStatus, target: &CreateTarget) -> Answer {
         return Answer::Again { text: text() };
     }
     match status.code {
-        400 | 422 => Answer::Poison(DeadReason::InvalidObject, text()),
+        // With the server's own reason alone: a proxy on the way answers 400 and 413, too, and not for the message's sake.
+        400 if status.reason == "BadRequest" => Answer::Poison(DeadReason::InvalidObject, text()),
+        422 if status.reason == "Invalid" => Answer::Poison(DeadReason::InvalidObject, text()),
         401 => Answer::Unauthorized,
         403 => forbidden(status, target),
         404 if status.kind == "namespaces" && status.group.is_empty() => refused(RefusedWhat::Namespace),
@@ -207,7 +209,7 @@ pub fn classify(status: &ApiStatus, target: &CreateTarget) -> Answer {
         409 if status.reason == "Conflict" && status.kind == "resourcequotas" && status.group.is_empty() => {
             Answer::QuotaConflict
         }
-        413 => Answer::Poison(DeadReason::TooLarge, text()),
+        413 if status.reason == "RequestEntityTooLarge" => Answer::Poison(DeadReason::TooLarge, text()),
         429 => Answer::Throttled { after: status.retry_after },
         // The store's own limit is below the server's. Each try would be charged to the quota and never succeed.
         500 if status.message.starts_with("etcdserver: request is too large") => {

@@ -16,7 +16,8 @@
 //! # A stream that lost its end
 //!
 //! A server that crashes may lose the last stored messages and give their sequences to new ones. What the record knows
-//! of those sequences belongs to messages that are gone. So it keeps the newest sequence it saw with its store time:
+//! of those sequences belongs to messages that are gone. So it keeps the newest sequence that it saw, or that lies below
+//! its floor, with a time when that was surely stored:
 //! a message with a lower sequence and a clearly later time can't be (a sequence is stored once, and time goes on).
 //! [`Record::says`] does not speak for such a message, and [`Record::saw`] and [`Record::stream_ends_at`] drop
 //! all that is known then, and count it as a gap.
@@ -174,11 +175,17 @@ impl Record {
         }
     }
 
-    /// All below `floor` is acknowledged: the consumer's ack floor plus one. It never falls.
+    /// All below `floor` is acknowledged (the consumer's ack floor plus one), and was stored at this time or before. It
+    /// never falls.
     ///
-    /// Ask [`Self::stream_ends_at`] first with facts of the same moment.
-    pub fn raise_floor(&mut self, floor: u64) {
-        self.floor = self.floor.max(floor);
+    /// Ask [`Self::stream_ends_at`] first.
+    pub fn raise_floor(&mut self, floor: u64, stored_by_ns: i64) {
+        if floor > self.floor {
+            self.floor = floor;
+            // Most of them were never seen, where a filter leaves sequences out. Given anew they are known by their time.
+            self.newest_sequence = self.newest_sequence.max(floor.saturating_sub(1));
+            self.newest_time_ns = self.newest_time_ns.max(stored_by_ns);
+        }
         self.settle();
     }
 
@@ -215,10 +222,17 @@ impl Record {
         !self.knows(sequence) && (sequence <= self.gap_upto || untaken)
     }
 
-    /// The stream's last sequence is this. Gives true, and drops all that is known, if the record knows of a later
-    /// one, seen or below the floor: then the stream has lost its end.
-    pub fn stream_ends_at(&mut self, last_sequence: u64) -> bool {
-        let lost = last_sequence < self.newest_sequence.max(self.floor.saturating_sub(1));
+    /// The highest sequence that the record knows of: the stream has had it.
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        self.newest_sequence.max(self.floor.saturating_sub(1))
+    }
+
+    /// The stream's last sequence was this when it was asked for; `reach` is [`Self::reach`] of the moment before, because
+    /// the stream may have grown since, and the record with it. Gives true, and drops all that is known, if the record
+    /// knew of a later one: then the stream has lost its end.
+    pub fn stream_ends_at(&mut self, last_sequence: u64, reach: u64) -> bool {
+        let lost = last_sequence < reach.min(self.reach());
         if lost {
             self.forget();
         }

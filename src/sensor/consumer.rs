@@ -84,6 +84,13 @@ struct Seen {
     floor: u64,
 }
 
+impl Seen {
+    const fn of(terms: &ConsumerTerms) -> Self {
+        let floor = terms.facts.ack_floor_stream_sequence.saturating_add(1);
+        Self { stream_created_ns: terms.stream_created_ns, floor }
+    }
+}
+
 /// What keeps a sensor that runs from its consumer, while there is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -227,10 +234,12 @@ impl Place {
         waiting: watch::Sender<Waiting>,
         mut gone: mpsc::Receiver<()>,
         mut search: Search,
+        settled: &ConsumerTerms,
     ) -> Result<(), PlaceError> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut seen = None;
+        // What is gone at the first look was there when the sensor began.
+        let mut seen = Some(Seen::of(settled));
         let mut trouble = None;
         loop {
             tokio::select! {
@@ -243,8 +252,7 @@ impl Place {
             }
             let facts = match self.look(&connection, seen).await {
                 Ok(terms) => {
-                    let floor = terms.facts.ack_floor_stream_sequence.saturating_add(1);
-                    seen = Some(Seen { stream_created_ns: terms.stream_created_ns, floor });
+                    seen = Some(Seen::of(&terms));
                     Some(terms.facts)
                 }
                 Err(PlaceError::Manage(error)) => {

@@ -167,7 +167,8 @@ impl Lane {
         let mut stream_end = None;
         let mut connection = self.connection.clone();
         let mut waiting = self.waiting.clone();
-        let (mut counted, mut connected) = (true, true);
+        let mut record = self.shared.record.clone();
+        let (mut counted, mut connected, mut recorded) = (true, true, true);
         self.connection_changed();
         loop {
             if let Some(question) = self.freshness.wants_stream_end().filter(|_| stream_end.is_none())
@@ -220,6 +221,11 @@ impl Lane {
                     if let Ok(facts) = facts {
                         self.freshness.stream_ends_at(question, facts.last_sequence);
                     }
+                }
+                changed = record.changed(), if recorded && !self.shared.record_stands() => {
+                    // Nobody follows it any more at the end.
+                    recorded = changed.is_ok();
+                    record.borrow_and_update();
                 }
                 changed = waiting.changed(), if counted => {
                     // Nobody counts any more at the end.

@@ -228,7 +228,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     setup::say_how_to_be_granted(&config);
     match (cluster, setup::leads(&config, created.is_some())) {
         (Some(cluster), true) => {
-            let settings = setup::leader_settings(&config, created.clone(), settled.is_new);
+            let settings = setup::leader_settings(&config, created.clone());
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
             api_down = leader.api_down();
@@ -268,11 +268,12 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     {
         let (connection, stop) = (connection.clone(), stop.clone());
         let mut search = Search::new(Arc::clone(&shared), &config.sensor.name, &config.sensor.subject);
+        let consumer = settled.consumer.clone();
         // Before the first pull: what ended the process before this one would end this one, too.
-        search.look(&settled.consumer.facts).await;
+        search.look(&consumer.facts).await;
         tasks.spawn_once("consumer", async move {
             tokio::select! {
-                kept = place.keep(connection, waiting_sender, gone, search) => kept.map_err(SensorError::from),
+                kept = place.keep(connection, waiting_sender, gone, search, &consumer) => kept.map_err(SensorError::from),
                 () = stop.cancelled() => Ok(()),
             }
         });

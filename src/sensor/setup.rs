@@ -145,7 +145,7 @@ pub(super) fn leads(config: &Config, creates: bool) -> bool {
     config.settings.quota.as_ref().map_or(creates, |quota| quota.source == Source::Apiserver)
 }
 
-pub(super) fn leader_settings(config: &Config, created: Created, consumer_is_new: bool) -> LeaderSettings {
+pub(super) fn leader_settings(config: &Config, created: Created) -> LeaderSettings {
     let quota = config.settings.quota.as_ref();
     LeaderSettings {
         namespace: config.namespace.clone(),
@@ -153,7 +153,7 @@ pub(super) fn leader_settings(config: &Config, created: Created, consumer_is_new
         lease: quota.map_or_else(|| format!("{RECORD_LEASE}{}", config.sensor.name), |_| LEASE.to_owned()),
         instance: config.settings.instance.clone(),
         gated: quota.is_some(),
-        own: Own { sensor: config.sensor.name.clone(), stream: config.sensor.stream.clone(), created, consumer_is_new },
+        own: Own { sensor: config.sensor.name.clone(), stream: config.sensor.stream.clone(), created },
         poll_interval: quota.map_or(NO_POLL, |quota| quota.poll_interval),
         options: config.ledger.clone(),
     }

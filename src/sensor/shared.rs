@@ -155,15 +155,28 @@ impl Shared {
             RecordCopy::Unkept(last) => (last.as_ref(), false),
             RecordCopy::Kept(record) => (Some(record), true),
         };
-        // The record of another stream of this name says nothing about the messages of this one.
-        let created = self.identity.stream_created.load(Ordering::Relaxed);
-        let record = record.filter(|record| record.stream_created_ns() == created);
+        let record = record.filter(|record| self.is_of_this_stream(record));
         RecordFacts {
             says: record.map_or(Says::NotYet, |record| record.says(sequence, store_time_ns)),
             // A version below every other: nothing is proven by it.
             version: kept.then(|| record.map_or(0, |record| record.version())),
             in_doubt: record.is_some_and(|record| record.in_doubt(sequence)),
         }
+    }
+
+    /// Whether a record stands that a successor can go on from, or none is kept. Nothing is to be handed out before:
+    /// whoever is killed then leaves no doubt behind.
+    pub(super) fn record_stands(&self) -> bool {
+        match &*self.record.borrow() {
+            RecordCopy::Unread => false,
+            RecordCopy::Unkept(_) => true,
+            RecordCopy::Kept(record) => record.version() > 0 && self.is_of_this_stream(record),
+        }
+    }
+
+    /// The record of another stream of this name says nothing about the messages of this one.
+    fn is_of_this_stream(&self, record: &Record) -> bool {
+        record.stream_created_ns() == self.identity.stream_created.load(Ordering::Relaxed)
     }
 
     /// Whether what the leader last told has less used than the quota that refused says: then the refusal is late,

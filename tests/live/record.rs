@@ -78,6 +78,41 @@ async fn an_ack_that_nats_forgot_makes_no_second_object() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
+/// Whoever is killed right after its first object leaves no doubt: nothing is handed out before a record stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_killed_after_its_first_object_leaves_no_gap() {
+    const ROUNDS: usize = 6;
+    const MESSAGES: usize = 8;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    for round in 0..ROUNDS {
+        let name = format!("newborn-{round}");
+        let mut stage = if round % 2 == 0 {
+            Stage::new(plane, &nats, &name, "50").await
+        } else {
+            Stage::without_quota(plane, &nats, &name).await
+        };
+        stage.set("ON_DOUBT", "create").set("DELIVER_POLICY", "all");
+        if round % 2 == 1 {
+            stage.unset("BACKPRESSURE_QUOTA_NAME").unset("BACKPRESSURE_SOURCE");
+        }
+        stage.publish(0..MESSAGES).await;
+        let referee = stage.referee().await;
+        let first = stage.spawn();
+        referee
+            .until_created(1, LONG)
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", first.process.last_log_lines(30)));
+        first.process.kill().await.unwrap();
+        stage.delete_all(&referee).await;
+        let second = stage.start().await;
+        let verdict = stage.until_exact(&referee, &second, MESSAGES).await;
+        println!("round {round}: {verdict}");
+        assert_eq!(second.metric("sensor_record_gaps_total", &[]).await.unwrap_or(0.0), 0.0, "round {round}");
+        assert_eq!(second.stop().await, Some(0));
+    }
+}
+
 /// Brings a sensor to the moment after its object was stored and before its answer, its record and its ack were:
 /// killed there. The message is then as good as never worked on, but for the object.
 async fn killed_between_post_and_ack(

@@ -1,6 +1,5 @@
 //! What the session makes of the objects that its watch shows: the ledger's live side, and the record.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::super::projection::{Begin, HandedOut};
@@ -29,8 +28,7 @@ impl Session<'_> {
             (false, true) => Begin::Expired,
             (false, false) => Begin::InPlace,
         };
-        let is_new = self.leader.consumer_is_new.load(Ordering::Relaxed);
-        if self.projection.listed(version, begin, is_new, now) {
+        if self.projection.listed(version, begin, now) {
             self.read_facts();
         }
         let seen: Vec<SeenObject> = objects.iter().map(seen_object).collect();
@@ -59,16 +57,20 @@ impl Session<'_> {
         self.well("objects");
         let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
         match event {
-            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) => {
-                self.projection.saw(sight, now);
-                self.projection.advance(sight.resource_version, now);
-                let object = seen_object(sight);
-                match event {
-                    _ if replayed => self.ledger.object_replayed(&object, now),
-                    ObjectEvent::Deleted(_) => self.ledger.object_deleted(&counted, &object, now),
-                    ObjectEvent::Applied(_) | ObjectEvent::Bookmark(_) => {
-                        self.ledger.object_applied(&counted, &object, now);
-                    }
+            ObjectEvent::Applied(sight) => {
+                let object = self.sighted(sight, now);
+                if replayed {
+                    self.ledger.object_replayed(&object, now);
+                } else {
+                    self.ledger.object_applied(&counted, &object, now);
+                }
+            }
+            ObjectEvent::Deleted(sight) => {
+                let object = self.sighted(sight, now);
+                if replayed {
+                    self.ledger.object_replayed(&object, now);
+                } else {
+                    self.ledger.object_deleted(&counted, &object, now);
                 }
             }
             ObjectEvent::Bookmark(version) => {
@@ -76,6 +78,13 @@ impl Session<'_> {
                 self.ledger.object_watch_alive(&counted, now);
             }
         }
+    }
+
+    /// What an event tells the record, whatever has become of the object.
+    fn sighted(&mut self, sight: &Sight, now: Instant) -> SeenObject {
+        self.projection.saw(sight, now);
+        self.projection.advance(sight.resource_version, now);
+        seen_object(sight)
     }
 
     pub(super) fn forbidden(&mut self, text: &str) {

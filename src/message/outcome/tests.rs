@@ -119,8 +119,8 @@ fn the_rows_of_the_table() {
     (race.kind, race.group) = ("resourcequotas".into(), String::new());
     assert_eq!(class(&race), Answer::QuotaConflict);
 
-    for code in [400, 422] {
-        assert_eq!(class(&status(code, "Invalid", "no")), Answer::Poison(DeadReason::InvalidObject, "no".into()));
+    for (code, reason) in [(400, "BadRequest"), (422, "Invalid")] {
+        assert_eq!(class(&status(code, reason, "no")), Answer::Poison(DeadReason::InvalidObject, "no".into()));
     }
     let large = "Request entity too large: limit is 3145728";
     assert_eq!(class(&status(413, "RequestEntityTooLarge", large)), Answer::Poison(DeadReason::TooLarge, large.into()));
@@ -175,6 +175,10 @@ fn look_alikes_are_tried_again() {
     again(&ApiStatus { kind: String::new(), group: String::new(), ..forbidden(FULL) });
     // The other conflicts, and what has no row.
     again(&status(409, "Conflict", "Operation cannot be fulfilled on widgets \"w-1\""));
+    // A proxy's page, and not the server's word on the object.
+    for code in [400, 413, 422] {
+        again(&status(code, "", "<html><body>Bad Request</body></html>"));
+    }
     again(&status(402, "", "pay"));
     again(&status(451, "", "no"));
 }
@@ -189,11 +193,12 @@ fn only_silence_and_a_taken_name_leave_a_doubt() {
 }
 
 proptest! {
-    /// Whatever a server says, only 400, 413, 422 and the store's limit make a message a dead letter.
+    /// Whatever a server says, only its own 400, 413, 422 and the store's limit make a message a dead letter.
     #[test]
-    fn nothing_else_empties_the_stream(code: u16, reason in "(Forbidden|Conflict|.*)", message in ".*", kind in "(widgets|.*)") {
+    fn nothing_else_empties_the_stream(code: u16, reason in "(Forbidden|Conflict|BadRequest|Invalid|RequestEntityTooLarge|.*)", message in ".*", kind in "(widgets|.*)") {
         let status = ApiStatus { code, reason, message, kind, group: "example.com".into(), ..ApiStatus::default() };
         let poison = matches!(classify(&status, &target()), Answer::Poison(..));
-        prop_assert!(!poison || [400, 413, 422, 500].contains(&code));
+        let own = [(400, "BadRequest"), (413, "RequestEntityTooLarge"), (422, "Invalid")];
+        prop_assert!(!poison || code == 500 || own.contains(&(code, status.reason.as_str())));
     }
 }

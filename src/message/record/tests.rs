@@ -34,11 +34,11 @@ fn it_says_what_was_seen() {
 #[test]
 fn the_floor_takes_in_what_lies_at_it() {
     let mut record = record(&[5, 6, 9]);
-    record.raise_floor(4);
+    record.raise_floor(4, time(4));
     assert_eq!((record.floor(), record.ranges()), (4, 2));
-    record.raise_floor(5);
+    record.raise_floor(5, time(5));
     assert_eq!((record.floor(), record.ranges()), (7, 1));
-    record.raise_floor(1);
+    record.raise_floor(1, time(1));
     assert_eq!(record.floor(), 7);
     record.saw(8, time(8));
     record.saw(7, time(7));
@@ -57,7 +57,7 @@ fn the_version_only_rises() {
 #[test]
 fn after_a_gap_what_was_handed_out_is_in_doubt() {
     let mut record = record(&[3]);
-    record.raise_floor(2);
+    record.raise_floor(2, time(2));
     assert!(!record.in_doubt(2));
     record.mark_gap(10);
     assert_eq!(record.gaps(), 1);
@@ -67,7 +67,7 @@ fn after_a_gap_what_was_handed_out_is_in_doubt() {
     assert!(!record.in_doubt(11), "handed out later");
     record.saw(4, time(4));
     assert!(!record.in_doubt(4));
-    record.raise_floor(11);
+    record.raise_floor(11, time(11));
     record.mark_gap(0);
     assert!(!record.in_doubt(10) && !record.in_doubt(11));
     assert_eq!(record.gaps(), 2);
@@ -88,9 +88,9 @@ fn at_its_bound_it_says_so_and_doubts() {
     // What touches a run needs no room.
     assert_eq!(record.saw(11, time(1)), Saw::New);
     // The doubt ends when the floor has passed it; and room is made on the way.
-    record.raise_floor(beyond);
+    record.raise_floor(beyond, time(beyond));
     assert!(record.is_full());
-    record.raise_floor(beyond + 1);
+    record.raise_floor(beyond + 1, time(beyond));
     assert!(!record.is_full() && !record.in_doubt(beyond) && record.ranges() == 0);
 }
 
@@ -110,9 +110,9 @@ fn its_size_is_bounded() {
 #[test]
 fn a_stream_that_lost_its_end_is_noticed_by_its_length() {
     let mut record = record(&[1, 2, 3, 4, 5]);
-    record.raise_floor(3);
-    assert!(!record.stream_ends_at(5));
-    assert!(record.stream_ends_at(3));
+    record.raise_floor(3, time(3));
+    assert!(!record.stream_ends_at(5, record.reach()));
+    assert!(record.stream_ends_at(3, record.reach()));
     assert!(!done(&record, 4) && !done(&record, 1));
     assert!(record.in_doubt(4) && record.in_doubt(5) && !record.in_doubt(6));
     assert_eq!(record.gaps(), 1);
@@ -122,9 +122,9 @@ fn a_stream_that_lost_its_end_is_noticed_by_its_length() {
 fn a_lost_end_is_noticed_by_the_floor_too() {
     // What was acknowledged without an object, as dead letters are, was never seen.
     let mut record = record(&[1, 2]);
-    record.raise_floor(8);
-    assert!(!record.stream_ends_at(7), "the floor is one beyond the last");
-    assert!(record.stream_ends_at(6));
+    record.raise_floor(8, time(8));
+    assert!(!record.stream_ends_at(7, record.reach()), "the floor is one beyond the last");
+    assert!(record.stream_ends_at(6, record.reach()));
     assert_eq!(record.says(7, time(100)), Says::NotYet, "the stream gives 7 to another message");
     assert!(record.in_doubt(7) && !record.in_doubt(8));
 }
@@ -196,7 +196,7 @@ fn apply(record: &mut Record, steps: &[Step]) {
     for step in steps {
         match *step {
             Step::Saw(s) => assert_ne!(record.saw(s, time(s)), Saw::StreamRegressed),
-            Step::Floor(f) => record.raise_floor(f),
+            Step::Floor(f) => record.raise_floor(f, time(f)),
             Step::Advance(v) => record.advance(v),
             Step::Gap(upto) => record.mark_gap(upto),
         }

@@ -99,6 +99,7 @@ impl Lane {
             || !self.known_connection.up
             || self.pull_not_before.is_some_and(|at| now < at)
             || !self.credits.may_use(now)
+            || !self.shared.record_stands()
         {
             return;
         }
@@ -159,11 +160,13 @@ impl Lane {
             Some(_) if !self.credits.may_use(now) => Heard::Over,
             Some(grant) => Heard::Live(grant.reason),
         };
+        let may_pull = self.credits.may_use(now) && self.shared.record_stands();
         let local = Reasons::NONE
             .with_if(!self.known_connection.up, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
-            // The cause of there being no grant, and none for as long as there is one.
-            .with_if(*self.api_down.borrow() && !self.credits.may_use(now), Reason::ApiDown)
+            // The cause of there being no grant or no record, and none for as long as there is one.
+            .with_if(*self.api_down.borrow() && !may_pull, Reason::ApiDown)
+            .with_if(self.credits.may_use(now) && !may_pull, Reason::LeaderSettling)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {
