@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
+mod build;
 mod control_plane;
+mod demo;
 mod faults;
 mod guard;
 mod http_proxy;
