@@ -48,3 +48,42 @@ fn metrics() {
 fn reasons() {
     page("reasons.md", |_| jetgate::gate::Reason::markdown());
 }
+
+/// Sources below a folder, by their path without the ending.
+fn sources(folder: &Path, into: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            into.push((path.with_extension("").to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, promises) = text.split_once("## Promises").unwrap();
+    let (promises, _) = promises.split_once("\n## ").unwrap();
+    let rows = promises.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
+    let mut all = Vec::new();
+    sources(&root.join("src"), &mut all);
+    sources(&root.join("tests"), &mut all);
+    let mut promised = 0;
+    for row in rows {
+        promised += 1;
+        let shown_by = row.trim_end_matches(" |").rsplit_once(" | ").unwrap().1;
+        let tests: Vec<(&str, &str)> =
+            shown_by.split('`').skip(1).step_by(2).filter_map(|name| name.split_once("::")).collect();
+        assert!(!tests.is_empty(), "no test is named: {row}");
+        for (file, test) in tests {
+            let there = all
+                .iter()
+                .any(|(path, source)| path.ends_with(&format!("/{file}")) && source.contains(&format!("fn {test}()")));
+            assert!(there, "ARCHITECTURE.md names the test {file}::{test}, which is not there");
+        }
+    }
+    assert_eq!(promised, 7);
+}
