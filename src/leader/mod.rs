@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::gate::Counted;
+use crate::gate::{Candidacy, Counted};
 use crate::jetstream::{Connection, stream_facts};
 use crate::k8s::{Cluster, Kind};
 use crate::ledger::LedgerOptions;
@@ -103,6 +103,15 @@ pub struct LeaderView {
     pub record: Option<RecordView>,
 }
 
+/// Why nobody may lead, for who waits for grants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseState {
+    /// In one word.
+    pub candidacy: Candidacy,
+    /// For a person.
+    pub detail: String,
+}
+
 /// A process that leads its namespace, or stands by to.
 pub struct Leader {
     settings: LeaderSettings,
@@ -111,7 +120,7 @@ pub struct Leader {
     metrics: LeaderMetrics,
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
-    api_down: watch::Sender<bool>,
+    lease: watch::Sender<LeaseState>,
     /// See [`Own::consumer_is_new`]; until a record with a version is stored: one that is gone later was there.
     consumer_is_new: AtomicBool,
 }
@@ -134,8 +143,8 @@ impl Leader {
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
         let consumer_is_new = AtomicBool::new(settings.own.consumer_is_new);
-        let api_down = watch::Sender::new(false);
-        Self { settings, cluster, connection, metrics, grants, view, api_down, consumer_is_new }
+        let lease = watch::Sender::new(LeaseState::default());
+        Self { settings, cluster, connection, metrics, grants, view, lease, consumer_is_new }
     }
 
     /// Its state.
@@ -144,10 +153,10 @@ impl Leader {
         self.view.subscribe()
     }
 
-    /// Whether the API server could not be asked for the Lease just now, so that nobody may lead.
+    /// Whether the Lease may be held at all.
     #[must_use]
-    pub fn api_down(&self) -> watch::Receiver<bool> {
-        self.api_down.subscribe()
+    pub fn lease(&self) -> watch::Receiver<LeaseState> {
+        self.lease.subscribe()
     }
 
     /// Stands for the Lease and leads whenever it is held, until `shutdown`; then writes what is owed and gives the
@@ -163,7 +172,7 @@ impl Leader {
         };
         let (feeling, heard) = watch::channel(None);
         let me = self.settings.identity.clone();
-        let candidate = candidate::stand(place, me, heard, vote, self.api_down.clone(), resign.clone());
+        let candidate = candidate::stand(place, me, heard, vote, self.lease.clone(), resign.clone());
         let sessions = async {
             self.sessions(&mut reports, &mut leading, &shutdown).await;
             resign.cancel();

@@ -2,6 +2,7 @@
 //! that sees it to its end.
 
 mod flow;
+mod lines;
 mod memory;
 
 pub(super) use flow::PULL_EXPIRES;
@@ -26,7 +27,8 @@ use super::trigger::Trigger;
 use crate::clock;
 use crate::gate::{Gate, Reminder};
 use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullEvent, Puller, stream_facts};
-use crate::message::{CreditId, Effect, Handed, HolderId, How, Outcome, Why};
+use crate::leader::LeaseState;
+use crate::message::{CreditId, Effect, Handed, HolderId, Outcome, Why};
 use crate::runtime::{Crew, TaskFailure};
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
@@ -72,8 +74,8 @@ pub(super) struct LanePorts {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) grants: mpsc::Receiver<Grant>,
     pub(super) waiting: watch::Receiver<Waiting>,
-    /// Whether the API server could not be asked for the Lease.
-    pub(super) api_down: watch::Receiver<bool>,
+    /// Whether somebody may lead at all.
+    pub(super) lease: watch::Receiver<LeaseState>,
     /// Asks for the consumer to be made again.
     pub(super) consumer_gone: mpsc::Sender<()>,
 }
@@ -86,7 +88,7 @@ pub(super) struct Lane {
     credits: Credits,
     reports: mpsc::Sender<Report>,
     waiting: watch::Receiver<Waiting>,
-    api_down: watch::Receiver<bool>,
+    lease: watch::Receiver<LeaseState>,
     consumer_gone: mpsc::Sender<()>,
     news: mpsc::Sender<News>,
     gate: Gate,
@@ -130,7 +132,7 @@ impl Lane {
             credits,
             reports: ports.reports,
             waiting: ports.waiting,
-            api_down: ports.api_down,
+            lease: ports.lease,
             consumer_gone: ports.consumer_gone,
             news,
             gate: Gate::new(clock::now()),

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlaneOptions, Login, Resource, ServiceAccount, definition};
 use testbed::{ControlPlane, Nats, wait};
 
-use crate::support::{LONG, Sensor, Stage, workflow_file};
+use crate::support::{LONG, Sensor, Stage, sensor_rules, workflow_file};
 
 /// The gate is blocked for this reason: state, log and metrics say so, and the process is ready all the same.
-async fn blocked(sensor: &Sensor, reason: Reason) {
+pub(crate) async fn blocked(sensor: &Sensor, reason: Reason) {
     let word = reason.as_str();
     sensor.until_reason(Some(word)).await;
     let gate = sensor.state().await["gate"].clone();
@@ -38,7 +38,7 @@ async fn blocked(sensor: &Sensor, reason: Reason) {
 }
 
 /// The detail of the gate, once it holds this text.
-async fn detail(sensor: &Sensor, text: &str) {
+pub(crate) async fn detail(sensor: &Sensor, text: &str) {
     wait::until_true(&format!("the detail says {text:?}"), LONG, || async {
         sensor.state().await["gate"]["detail"].as_str().is_some_and(|detail| detail.contains(text))
     })
@@ -51,24 +51,24 @@ async fn open(sensor: &Sensor) {
     sensor.until_metric("sensor_quota_blocked", &[], |value| value == 0.0).await;
 }
 
-struct Scene<'p> {
-    stage: Stage<'p>,
-    resource: Resource,
-    published: usize,
+pub(crate) struct Scene<'p> {
+    pub(crate) stage: Stage<'p>,
+    pub(crate) resource: Resource,
+    pub(crate) published: usize,
 }
 
 impl Scene<'_> {
-    async fn publish(&mut self, count: usize) {
+    pub(crate) async fn publish(&mut self, count: usize) {
         self.stage.publish(self.published..self.published + count).await;
         self.published += count;
     }
 
-    fn posts(&self) -> usize {
+    pub(crate) fn posts(&self) -> usize {
         self.stage.plane.audit().unwrap().posts(&self.resource, &self.stage.namespace).count()
     }
 
     /// One more message is published, is seen to wait, and nothing is tried for it.
-    async fn one_waits(&mut self, sensor: &Sensor, reason: Reason) {
+    pub(crate) async fn one_waits(&mut self, sensor: &Sensor, reason: Reason) {
         let before = self.posts();
         self.publish(1).await;
         self.stage_waits().await;
@@ -76,7 +76,7 @@ impl Scene<'_> {
         assert_eq!(self.posts(), before, "nothing is tried while {reason} holds");
     }
 
-    async fn stage_waits(&self) {
+    pub(crate) async fn stage_waits(&self) {
         wait::until_true("a message waits", LONG, || async {
             let (pending, unacknowledged) = self.stage.waiting().await;
             pending + unacknowledged > 0
@@ -86,7 +86,7 @@ impl Scene<'_> {
     }
 
     /// Everything published so far has its object, once.
-    async fn all_created(&self, sensor: &Sensor) {
+    pub(crate) async fn all_created(&self, sensor: &Sensor) {
         wait::until_true("every message has its object", LONG, || async {
             self.stage
                 .plane
@@ -101,7 +101,7 @@ impl Scene<'_> {
     }
 }
 
-fn scene(stage: Stage<'_>) -> Scene<'_> {
+pub(crate) fn scene(stage: Stage<'_>) -> Scene<'_> {
     Scene { stage, resource: Resource::workflows(), published: 0 }
 }
 
@@ -273,15 +273,7 @@ async fn a_quota_made_right_behind_its_definition() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
-fn sensor_rules(verbs: &[&str]) -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": verbs},
-    ])
-}
-
-fn login(plane: &ControlPlane, account: &ServiceAccount) -> Login {
+pub(crate) fn login(plane: &ControlPlane, account: &ServiceAccount) -> Login {
     Login::Token(plane.sign_token(account, std::time::Duration::from_secs(3600)).unwrap())
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::lines::{self, Sources};
 use super::{Lane, PULL_PAUSE};
 use crate::clock;
 use crate::gate::{GateFacts, Heard, Reason, Reasons};
@@ -162,24 +163,28 @@ impl Lane {
         let local = Reasons::NONE
             .with_if(!self.known_connection.up, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
-            // The cause of there being no grant, and none for as long as there is one.
-            .with_if(*self.api_down.borrow() && !self.credits.may_use(now), Reason::ApiDown)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {
             credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),
             in_hand: self.credits.busy(),
             heard: if self.credits.is_gated() { heard } else { Heard::Live(None) },
+            candidacy: self.lease.borrow().candidacy,
             local,
         };
-        if let Some(transition) = self.gate.update(facts, now) {
-            let detail = match (&self.block, grant) {
-                (Some(block), _) => block.detail.clone(),
-                (None, Some(grant)) => grant.detail.clone(),
-                (None, None) => String::new(),
-            };
-            tracing::debug!(from = %transition.from, to = %transition.to, detail, "gate moved");
-            self.detail = detail;
+        let moved = self.gate.update(facts, now);
+        {
+            let lease = self.lease.borrow();
+            let nats = self.known_connection.last_error.as_deref();
+            let grant = grant.filter(|_| self.credits.may_use(now));
+            let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };
+            let detail = lines::detail(self.gate.reason(), from);
+            if self.detail != detail {
+                detail.clone_into(&mut self.detail);
+            }
+        }
+        if let Some(transition) = moved {
+            tracing::debug!(from = %transition.from, to = %transition.to, detail = self.detail, "gate moved");
         }
         if let Some(said) = self.announcer.due(&self.gate, now) {
             self.board.say(&said, &self.detail);
