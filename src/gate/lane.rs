@@ -225,12 +225,6 @@ impl Reminder {
     }
 }
 
-impl Default for Reminder {
-    fn default() -> Self {
-        Self::new(Self::EVERY)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests {
@@ -336,7 +330,7 @@ mod tests {
     fn a_reminder_comes_each_period_while_blocked() {
         let t0 = Instant::now();
         let mut gate = Gate::new(t0);
-        let mut reminder = Reminder::default();
+        let mut reminder = Reminder::new(Reminder::EVERY);
         assert_eq!(reminder.due(&gate, None, t0), None);
         assert_eq!(reminder.deadline(), Some(t0 + secs(300)));
         assert_eq!(reminder.due(&gate, None, t0 + secs(299)), None);

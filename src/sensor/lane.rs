@@ -53,6 +53,8 @@ pub(super) struct LaneSettings {
     pub(super) max_expires: Duration,
     /// After a start or a forgetful reconnect: how long until a lookup proves something. None where that is not wanted.
     pub(super) redelivery_pause: Option<Duration>,
+    /// How often a gate that is still blocked is said.
+    pub(super) remind_every: Duration,
     /// How long the lane may take to end.
     pub(super) grace: Duration,
 }
@@ -124,6 +126,7 @@ impl Lane {
         let (news, heard) = mpsc::channel(NEWS);
         let connection = shared.connection.state();
         let known_connection = connection.borrow().clone();
+        let reminder = Reminder::new(settings.remind_every);
         let lane = Self {
             shared,
             settings,
@@ -136,7 +139,7 @@ impl Lane {
             consumer_gone: ports.consumer_gone,
             news,
             gate: Gate::new(clock::now()),
-            reminder: Reminder::default(),
+            reminder,
             announcer: Announcer::new(),
             detail: String::new(),
             block: None,

@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, OnDoubt, Settings};
 use crate::clock;
 use crate::gate::Reason;
+#[cfg(doc)]
+use crate::gate::Reminder;
 use crate::jetstream::{Connection, NatsOptions, dead_letter_subject};
 use crate::k8s::{Cluster, ClusterOptions, DiscoverError};
 use crate::leader::{Leader, LeaderView, LeaseState, record_key};
@@ -68,6 +70,8 @@ pub struct Config {
     pub nats: NatsOptions,
     /// For the ledger; other than its default only in tests.
     pub ledger: LedgerOptions,
+    /// How often a gate that is still blocked is said; other than [`Reminder::EVERY`] only in tests.
+    pub remind_every: Duration,
 }
 
 /// Why a sensor does not start or ends: something that time does not heal.
@@ -284,6 +288,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         max_batch: settled.consumer.batch_bound(),
         max_expires: settled.consumer.expires_bound(),
         redelivery_pause,
+        remind_every: config.remind_every,
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,
     };

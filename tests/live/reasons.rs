@@ -46,7 +46,23 @@ pub(crate) async fn detail(sensor: &Sensor, text: &str) {
     .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
 }
 
-async fn open(sensor: &Sensor) {
+/// The line that is written again and again while a gate is blocked: why, since when, and how many messages wait.
+async fn still_blocked(sensor: &Sensor, reason: Reason, detail: &str, waiting: u64, not_before: jiff::Timestamp) {
+    let line = wait::until("the line that says it again", LONG, || async {
+        sensor.lines("still blocked").into_iter().find(|line| line["waiting"] == waiting)
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
+    assert_eq!(line["reason"], reason.as_str(), "{line}");
+    assert!(line["detail"].as_str().unwrap().contains(detail), "{line}");
+    let (since, said): (jiff::Timestamp, jiff::Timestamp) =
+        (line["since"].as_str().unwrap().parse().unwrap(), line["time"].as_str().unwrap().parse().unwrap());
+    assert!(not_before <= since && since < said, "{line}");
+    let lasted = line["blocked_seconds"].as_u64().unwrap();
+    assert_eq!(lasted, said.duration_since(since).as_secs().unsigned_abs(), "{line}");
+}
+
+pub(crate) async fn open(sensor: &Sensor) {
     sensor.until_reason(None).await;
     sensor.until_metric("sensor_quota_blocked", &[], |value| value == 0.0).await;
 }
@@ -284,11 +300,13 @@ async fn a_right_to_create_that_is_missing_empties_no_stream() {
     let mut stage = Stage::new(plane, &nats, "rights", "75").await;
     let namespace = stage.namespace.clone();
     let account = plane.service_account(&namespace, "sensor", &sensor_rules(&["get", "list", "watch"])).await.unwrap();
-    stage.login(&login(plane, &account));
+    stage.login(&login(plane, &account)).set("JETGATE_TEST_REMIND_EVERY_MS", "1500");
     let mut scene = scene(stage);
     let sensor = scene.stage.start().await;
+    let before = jiff::Timestamp::now();
     scene.publish(100).await;
     blocked(&sensor, Reason::TargetRefused).await;
+    still_blocked(&sensor, Reason::TargetRefused, "cannot create resource \"workflows\"", 100, before).await;
     detail(&sensor, "cannot create resource \"workflows\"").await;
     // One at a time is tried, with growing pauses.
     let refused = sensor.metric("sensor_refusals_total", &["class=\"target_refused\""]).await.unwrap();

@@ -190,12 +190,15 @@ impl Lane {
             self.board.say(&said, &self.detail);
         }
         self.shared.metrics.blocked.set(self.gate.gauge());
-        if let Some(reminded) = self.reminder.due(&self.gate, waiting.pending, now) {
+        let waits = lines::waiting(waiting, self.in_hand.len());
+        if let Some(reminded) = self.reminder.due(&self.gate, waits, now) {
             tracing::info!(
                 reason = reminded.reason.as_str(),
+                since = %lines::since(reminded.lasted, clock::wall()),
                 blocked_seconds = reminded.lasted.as_secs(),
                 waiting = reminded.waiting,
-                detail = grant.map_or("", |grant| grant.detail.as_str()),
+                detail = self.detail,
+                freed_by = reminded.reason.freed_by(),
                 "still blocked"
             );
         }
