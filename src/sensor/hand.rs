@@ -274,7 +274,7 @@ impl Hand {
             Action::Made(_) => return Ordered::Tell(News::Made(self.credit.clone())),
             Action::Return(_) => return Ordered::Tell(News::Returned(self.credit.clone())),
             Action::Block(block) => return Ordered::Tell(News::Block(self.credit.clone(), block)),
-            Action::Count(Noted::RefusalRetried | Noted::ConflictRetried) => self.shared.metrics.quota_retries.inc(),
+            Action::Count(Noted::RefusalRetried) => self.shared.metrics.quota_retries.inc(),
             Action::Count(Noted::PossibleDuplicate) => {
                 self.shared.metrics.possible_duplicates.inc();
                 tracing::warn!(
@@ -446,8 +446,8 @@ async fn create(shared: &Shared, object: &Value, send_by: Instant) -> Event {
             let outcome = match class {
                 RefusalClass::AlreadyExists => TriggerOutcome::Exists,
                 RefusalClass::Throttled | RefusalClass::Unavailable => TriggerOutcome::Doubtful,
+                RefusalClass::QuotaConflict => TriggerOutcome::Conflict,
                 RefusalClass::QuotaExceeded
-                | RefusalClass::QuotaConflict
                 | RefusalClass::StatusUnknown
                 | RefusalClass::NeverFits
                 | RefusalClass::TargetRefused

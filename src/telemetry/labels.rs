@@ -56,13 +56,14 @@ label_values! {
         Done = "done": "a definite success",
         Exists = "exists": "the effect was there already",
         Refused = "refused": "a definite refusal",
+        Conflict = "conflict": "nothing was made, because the charge to the quota lost a race (409); tried again at once, a few times",
         Doubtful = "doubtful": "no definite answer: timeout, lost connection, server error",
     }
 
     /// Why the target refused an effect.
     RefusalClass {
         QuotaExceeded = "quota_exceeded": "403 exceeded quota",
-        QuotaConflict = "quota_conflict": "409 on the quota object itself",
+        QuotaConflict = "quota_conflict": "409 on the quota object itself: Operation cannot be fulfilled on resourcequotas",
         StatusUnknown = "status_unknown": "403 status unknown for quota",
         AlreadyExists = "already_exists": "409 AlreadyExists",
         NeverFits = "never_fits": "the effect costs more than the whole quota",

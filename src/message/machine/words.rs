@@ -243,8 +243,6 @@ impl Block {
 pub enum Noted {
     /// A refusal by the quota contradicted a newer view, and is tried again with the number in hand.
     RefusalRetried,
-    /// The charge to the quota lost a race, and is tried again.
-    ConflictRetried,
     /// A create is ordered although an earlier object may have come and gone.
     PossibleDuplicate,
 }
