@@ -309,16 +309,12 @@ impl Lane {
                 self.credits.returned(&ended.credit);
                 OutcomeLabel::Again
             }
-            Some(Outcome::Done(How::Made | How::Found) | Outcome::AckUnconfirmed(_)) => OutcomeLabel::Done,
-            Some(Outcome::Done(How::Recorded)) => OutcomeLabel::Recorded,
-            Some(Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason)) => {
-                self.shared.metrics.dead_letters.inc(reason);
-                OutcomeLabel::Dead
+            Some(outcome) => {
+                if let Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason) = outcome {
+                    self.shared.metrics.dead_letters.inc(reason);
+                }
+                OutcomeLabel::from(outcome)
             }
-            Some(Outcome::Again(
-                Why::Shutdown | Why::LeaseOver | Why::HolderDead | Why::HoldOver | Why::ConnectionLost,
-            )) => OutcomeLabel::GivenBack,
-            Some(Outcome::Again(_) | Outcome::Abandoned(_)) => OutcomeLabel::Again,
         };
         self.shared.metrics.messages.inc(label);
         tracing::debug!(sequence = ended.sequence, outcome = ?ended.outcome, "message ended");
