@@ -6,6 +6,7 @@
 mod candidate;
 mod projection;
 mod session;
+mod signals;
 mod stores;
 mod watches;
 

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::candidate::Vote;
 use super::projection::Projection;
-use super::stores::{BooksStore, Lost, RecordStore, SignalStore};
+use super::signals::{SignalStore, Written};
+use super::stores::{BooksStore, Lost, RecordStore};
 use super::watches::{self, Seen};
 use super::{Leader, LeaderView, RecordView};
 use crate::clock;
@@ -59,7 +60,7 @@ enum Done {
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
     Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant },
-    Signals,
+    Signals(Result<Written, Lost>),
 }
 
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -287,10 +288,7 @@ impl<'a> Session<'a> {
         if let Some(write) = self.signals.publish(signals) {
             self.signal_writing = true;
             self.leader.metrics.signals_published.inc();
-            self.calls.push(Box::pin(async move {
-                write.await;
-                Done::Signals
-            }));
+            self.calls.push(Box::pin(async move { Done::Signals(write.await) }));
         }
     }
 
@@ -366,7 +364,10 @@ impl<'a> Session<'a> {
                     self.close_gap(&consumer, began, now);
                 }
             }
-            Done::Signals => self.signal_writing = false,
+            Done::Signals(result) => {
+                self.signal_writing = false;
+                self.signals.written(result?);
+            }
         }
         self.say_lack();
         self.signal_soon(now);
