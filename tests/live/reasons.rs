@@ -343,19 +343,33 @@ async fn a_namespace_that_is_deleted_under_the_sensor() {
     let namespaces: Api<Namespace> = Api::all(plane.client().await.unwrap());
     namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
     scene.publish(2).await;
-    wait::until_true("the gate is blocked by the namespace or its quota", LONG, || async {
-        matches!(sensor.reason().await.as_deref(), Some("target_refused" | "quota_missing"))
-    })
-    .await
-    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
-    let (pending, unacknowledged) = scene.stage.waiting().await;
-    assert_eq!(pending + unacknowledged, 2, "the stream is not emptied");
-    assert_eq!(scene.stage.dead_letters().await, 0);
-    assert_eq!(sensor.get("/readyz").await.unwrap().0, 200);
-    assert_eq!(sensor.stop().await, Some(0));
+    // The quota goes with the namespace, and the Lease; what stays is that nothing new may be made there.
+    detail(&sensor, "because it is being terminated").await;
+    blocked(&sensor, Reason::TargetRefused).await;
+    let kept = async || {
+        let (pending, unacknowledged) = scene.stage.waiting().await;
+        assert_eq!(pending + unacknowledged, 2, "the stream is not emptied");
+        assert_eq!(scene.stage.dead_letters().await, 0);
+    };
+    kept().await;
     let objects = plane.objects(&scene.resource, &namespace).await.unwrap();
     let patch = kube::api::Patch::Merge(json!({"metadata": {"finalizers": null}}));
     objects.patch("held", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    wait::until_true("the namespace is gone", LONG, || async {
+        matches!(namespaces.get_opt(&namespace).await, Ok(None))
+    })
+    .await
+    .unwrap();
+    detail(&sensor, "the namespace is missing or being deleted").await;
+    detail(&sensor, &format!("namespaces \"{namespace}\" not found")).await;
+    blocked(&sensor, Reason::TargetRefused).await;
+    kept().await;
+    let again = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    plane.apply(&again).await.unwrap();
+    plane.quota(&namespace, "team", &[(&key(), "5")]).await.unwrap();
+    scene.all_created(&sensor).await;
+    open(&sensor).await;
+    assert_eq!(sensor.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
