@@ -34,6 +34,34 @@ fn settings() {
     page("settings.md", |found| below_the_mark(found, &jetgate::api::markdown()));
 }
 
+/// What the code asks the environment for stands in the table.
+#[test]
+fn every_variable_that_is_read_is_a_documented_one() {
+    fn read(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, found);
+            } else if !path.ends_with("tests.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                for call in ["env::var(\"", "env::var_os(\""] {
+                    let names = text.split(call).skip(1).filter_map(|rest| rest.split('"').next());
+                    found.extend(names.map(str::to_owned));
+                }
+            }
+        }
+    }
+    let mut names = Vec::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut names);
+    // Those are for tests alone.
+    names.retain(|name| !name.starts_with("JETGATE_"));
+    assert!(names.len() >= 5, "{names:?}");
+    let table = jetgate::api::markdown();
+    for name in names {
+        assert!(table.contains(&format!("| `{name}` |")), "{name} is read and not documented");
+    }
+}
+
 #[test]
 fn templates() {
     page("templates.md", |found| below_the_mark(found, &jetgate::template::functions::markdown()));

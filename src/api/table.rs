@@ -93,7 +93,7 @@ pub(super) const KUBECONFIG: &str = "KUBECONFIG";
 /// Every setting, in the order of the documentation.
 pub const SETTINGS: &[Setting] = &[
     setting(QUOTA_NAME, "quota-name", "", "a name, or a comma list", "the ResourceQuota to respect; without it gating is off, which is said once in the log, and `MAX_IN_FLIGHT` bounds what is in flight. Other unscoped quotas of the namespace that track the same resource bound it too, at their hard").or("none: gating off"),
-    setting(QUOTA_NAMESPACE, "quota-namespace", "", "a namespace", "where the quota is, and where objects are created").or("the pod's namespace"),
+    setting(QUOTA_NAMESPACE, "quota-namespace", "", "a namespace", "where the quota is, and where objects are created").or("the pod's namespace, else that of the kubeconfig's context"),
     setting(RESOURCE_NAME, "resource-name", "count/workflows.argoproj.io", "a resource of the quota, or a list `name=cost,...`", "what one effect takes; the cost of a count is 1 where none is given"),
     setting(CAPACITY_RATIO, "capacity-ratio", "0.95", "a decimal number above 0, at most 1", "the share of hard that is used"),
     setting(POLL_INTERVAL, "poll-interval", "30", "seconds, or a duration such as `500ms`; 100ms to 24h", "the leader's safety re-read beside its watch, not the reaction time"),
@@ -136,6 +136,35 @@ pub const SETTINGS: &[Setting] = &[
     setting(KUBECONFIG, "kubeconfig", "", "a path", "how to reach the API server").or("the pod's service account"),
 ];
 
+/// What is read beside the settings: the platform's variables, which have no flag.
+const AROUND: &[(&str, &str, &str, &str)] = &[
+    (
+        "POD_NAMESPACE",
+        "the pod's service account's",
+        "a namespace",
+        "the pod's namespace, where `BACKPRESSURE_QUOTA_NAMESPACE` is not given; from the downward API",
+    ),
+    (
+        "POD_NAME",
+        "none",
+        "the pod's name",
+        "from the downward API: a restarted container takes the Lease of its predecessor in the same pod at once; without it the Lease has to run out first",
+    ),
+    (
+        "HOSTNAME",
+        "none",
+        "a text",
+        "the name of the process in the Lease where `POD_NAME` is not given and the system tells no name",
+    ),
+    ("RUST_LOG", "none", "a level, or filter directives", "as `LOG_LEVEL`, where that is not given"),
+    (
+        "KUBERNETES_SERVICE_HOST",
+        "set in every pod",
+        "an address",
+        "says that this is a pod, whose service account is used where `KUBECONFIG` is not given",
+    ),
+];
+
 pub(super) fn find(variable: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.variable == variable)
 }
@@ -152,6 +181,9 @@ pub fn markdown() -> String {
         let Setting { variable, flag, form, meaning, .. } = setting;
         // Writing to a String can't fail.
         writeln!(text, "| `{variable}` | `--{flag}` | {default} | {form} | {meaning} |").ok();
+    }
+    for (variable, default, form, meaning) in AROUND {
+        writeln!(text, "| `{variable}` | (no flag) | {default} | {form} | {meaning} |").ok();
     }
     text
 }

@@ -55,6 +55,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_word_on_the_namespace_is_the_kubeconfigs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let of = |namespace: &str| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Config, clusters: [], users: [], current-context: b, contexts: [\
+                 {{name: a, context: {{cluster: c, user: u, namespace: other}}}}, \
+                 {{name: b, context: {{cluster: c, user: u{namespace}}}}}]}}"
+            );
+            std::fs::write(&path, text).unwrap();
+            context_namespace(&path)
+        };
+        assert_eq!(of(", namespace: team").as_deref(), Some("team"));
+        assert_eq!(of(""), None);
+        assert_eq!(context_namespace(&folder.path().join("nowhere")), None);
+    }
+
+    #[test]
     fn a_process_is_known_by_its_pod_and_has_a_name_of_its_own() {
         let host = || "node-1".to_owned();
         let first = named(Some("orders-0\n"), "orders", host);

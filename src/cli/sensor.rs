@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{BAD_INPUT, chain, nats, place};
 use crate::api::{LogFormat, Origin, Sensor, SensorFileContext, Settings, SettingsArgs, Trigger};
+use crate::gate::Reminder;
 use crate::ledger::LedgerOptions;
 use crate::runtime::{self, Ending, Failures};
 use crate::sensor::{self, Config};
@@ -13,6 +14,9 @@ use crate::telemetry::logs;
 /// Tests alone: leaves the live side out of the count, to show what a gate on `used` lets through.
 #[cfg(feature = "testing")]
 const WITHOUT_LIVE_SIDE: &str = "JETGATE_TEST_WITHOUT_LIVE_SIDE";
+/// Tests alone: the milliseconds after which a gate that is still blocked is said again.
+#[cfg(feature = "testing")]
+const REMIND_EVERY: &str = "JETGATE_TEST_REMIND_EVERY_MS";
 
 /// Runs a sensor until it is told to stop.
 pub(super) fn run(args: &SettingsArgs) -> ExitCode {
@@ -97,7 +101,9 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
         Sensor::parse(&text, &context).map_err(|error| vec![format!("{}: {}", path.display(), chain(&error))])?;
     let nats = nats::options(&settings.nats, &format!("jetgate sensor {}", sensor.name))
         .map_err(|error| vec![chain(&error)])?;
-    Ok(Config { namespace, identity: place::identity(&sensor.name), nats, ledger: ledger_options(), sensor, settings })
+    let identity = place::identity(&sensor.name);
+    let (ledger, remind_every) = (ledger_options(), remind_every());
+    Ok(Config { namespace, identity, nats, ledger, remind_every, sensor, settings })
 }
 
 #[cfg(feature = "testing")]
@@ -108,6 +114,17 @@ fn ledger_options() -> LedgerOptions {
 #[cfg(not(feature = "testing"))]
 fn ledger_options() -> LedgerOptions {
     LedgerOptions::default()
+}
+
+#[cfg(feature = "testing")]
+fn remind_every() -> Duration {
+    let asked = std::env::var(REMIND_EVERY).ok().and_then(|millis| millis.parse().ok());
+    asked.map_or(Reminder::EVERY, Duration::from_millis)
+}
+
+#[cfg(not(feature = "testing"))]
+const fn remind_every() -> Duration {
+    Reminder::EVERY
 }
 
 /// The effective settings, once and without secrets.

@@ -19,6 +19,18 @@ pub enum Heard {
     Live(Option<Reason>),
 }
 
+/// Whether somebody may lead here, as the API server's answers about the Lease tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Candidacy {
+    /// Nothing is in the way, or nobody stands in this process.
+    #[default]
+    Stands,
+    /// The API server cannot be asked for the Lease.
+    ApiDown,
+    /// The API server refuses the Lease: a right or the namespace is missing.
+    Refused,
+}
+
 /// What the state of a gate is decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GateFacts {
@@ -28,6 +40,8 @@ pub struct GateFacts {
     pub in_hand: u64,
     /// What the leader says.
     pub heard: Heard,
+    /// Why there is no leader, where that is known.
+    pub candidacy: Candidacy,
     /// What keeps this lane from using a number that it has: NATS or the API server down, a refusal by the target,
     /// draining, shutdown.
     pub local: Reasons,
@@ -129,10 +143,16 @@ impl Gate {
 }
 
 fn held(facts: GateFacts) -> Reasons {
-    let GateFacts { credits_ready, in_hand, heard, local } = facts;
+    let GateFacts { credits_ready, in_hand, heard, candidacy, local } = facts;
+    // The cause of there being no grant, and none for as long as there is one.
+    let leaderless = |reason| match candidacy {
+        Candidacy::Stands => local.with(reason),
+        Candidacy::ApiDown => local.with(reason).with(Reason::ApiDown),
+        Candidacy::Refused => local.with(Reason::TargetRefused),
+    };
     match heard {
-        Heard::Never => local.with(Reason::NoLeader),
-        Heard::Over => local.with(Reason::GrantStale),
+        Heard::Never => leaderless(Reason::NoLeader),
+        Heard::Over => leaderless(Reason::GrantStale),
         Heard::Live(Some(reason)) if credits_ready == 0 && in_hand == 0 => local.with(reason),
         Heard::Live(_) => local,
     }
@@ -205,12 +225,6 @@ impl Reminder {
     }
 }
 
-impl Default for Reminder {
-    fn default() -> Self {
-        Self::new(Self::EVERY)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests {
@@ -265,8 +279,28 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_over_blocks_the_numbers_too() {
-        let gate = after(GateFacts { credits_ready: 4, in_hand: 2, heard: Heard::Over, local: Reasons::NONE });
+        let gate = after(GateFacts { credits_ready: 4, in_hand: 2, heard: Heard::Over, ..GateFacts::default() });
         assert_eq!(gate.reason(), Some(Reason::GrantStale));
+    }
+
+    #[test]
+    fn why_nobody_leads_is_said_and_opens_or_blocks_nothing_else() {
+        let refused = Candidacy::Refused;
+        for heard in [Heard::Never, Heard::Over] {
+            let gate = after(GateFacts { heard, candidacy: refused, ..GateFacts::default() });
+            // Not the hint at a leader, which would not help.
+            assert_eq!(gate.held().iter().collect::<Vec<_>>(), [Reason::TargetRefused]);
+            assert!(gate.gauge());
+            let gate = after(GateFacts { heard, candidacy: Candidacy::ApiDown, ..GateFacts::default() });
+            assert_eq!(gate.reason(), Some(Reason::ApiDown));
+            assert!(gate.gauge(), "nobody has granted");
+        }
+        // Another leads, or the grant is still believed.
+        for candidacy in [refused, Candidacy::ApiDown] {
+            assert!(after(GateFacts { candidacy, credits_ready: 1, ..live(None) }).is_open());
+            let full = after(GateFacts { candidacy, ..live(Some(Reason::AtLimit)) });
+            assert_eq!(full.held().iter().collect::<Vec<_>>(), [Reason::AtLimit]);
+        }
     }
 
     #[test]
@@ -296,7 +330,7 @@ mod tests {
     fn a_reminder_comes_each_period_while_blocked() {
         let t0 = Instant::now();
         let mut gate = Gate::new(t0);
-        let mut reminder = Reminder::default();
+        let mut reminder = Reminder::new(Reminder::EVERY);
         assert_eq!(reminder.due(&gate, None, t0), None);
         assert_eq!(reminder.deadline(), Some(t0 + secs(300)));
         assert_eq!(reminder.due(&gate, None, t0 + secs(299)), None);
@@ -335,11 +369,13 @@ mod tests {
         let reason = || prop::sample::select(Reason::ALL.to_vec());
         let heard =
             prop_oneof![Just(Heard::Never), Just(Heard::Over), prop::option::of(reason()).prop_map(Heard::Live),];
-        (0_u64..2, 0_u64..2, heard, prop::collection::vec(reason(), 0..3)).prop_map(
-            |(credits_ready, in_hand, heard, local)| GateFacts {
+        let candidacy = prop::sample::select(vec![Candidacy::Stands, Candidacy::ApiDown, Candidacy::Refused]);
+        (0_u64..2, 0_u64..2, heard, candidacy, prop::collection::vec(reason(), 0..3)).prop_map(
+            |(credits_ready, in_hand, heard, candidacy, local)| GateFacts {
                 credits_ready,
                 in_hand,
                 heard,
+                candidacy,
                 local: local.into_iter().collect(),
             },
         )

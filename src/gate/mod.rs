@@ -19,7 +19,7 @@ mod reference;
 mod resource;
 
 pub use bounds::{Blocked, Bound, bounds};
-pub use lane::{Gate, GateFacts, GateState, Heard, Reminded, Reminder, Transition};
+pub use lane::{Candidacy, Gate, GateFacts, GateState, Heard, Reminded, Reminder, Transition};
 pub use limit::limit;
 pub use quantity::{Quantity, QuantityError};
 pub use quota::{QuotaError, QuotaView, Reading};

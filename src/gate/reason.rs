@@ -27,7 +27,7 @@ pub enum Reason {
     GrantStale,
     /// A new leader is adopting the books.
     LeaderSettling,
-    /// The API server refuses the object whatever the message.
+    /// The API server refuses the object, or what a leader needs, whatever the message.
     TargetRefused,
     /// The API server refused for the quota, against what the leader saw.
     QuotaRefused,
@@ -166,7 +166,7 @@ impl Reason {
                 name: "no_leader",
                 sentence: "blocked: no leader has granted anything yet",
                 cause: "nobody has answered since the start",
-                freed_by: "a leader: install the controller, or set `BACKPRESSURE_SOURCE=apiserver`",
+                freed_by: "a leader: where none is installed, install the controller or set `BACKPRESSURE_SOURCE=apiserver`",
                 sets_gauge: true,
             },
             Self::GrantStale => Row {
@@ -185,8 +185,9 @@ impl Reason {
             },
             Self::TargetRefused => Row {
                 name: "target_refused",
-                sentence: "blocked: the API server refuses the object whatever the message",
-                cause: "a right (RBAC), the kind or the namespace is missing",
+                sentence: "blocked: the API server refuses what is needed, whatever the message",
+                cause: "a right (RBAC), the kind or the namespace is missing: for the objects, or for the Lease and the \
+                        quotas where the sensor leads itself",
                 freed_by: "granting the right, installing the kind, creating the namespace",
                 sets_gauge: true,
             },

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::LeaseState;
 use crate::clock;
+use crate::gate::Candidacy;
 use crate::jetstream::Connection;
 use crate::k8s::{CallError, Cluster, LeaseClaim, LeaseView, LeaseWrite};
+use crate::ledger::Lack;
 use crate::ledger::election::{Action, Claim, Election, Event, Lease, LeaseTimes, Lost, Name};
+use crate::message::denied;
 
 /// Where the Lease is.
 #[derive(Clone)]
@@ -54,14 +58,14 @@ pub(super) async fn stand(
     me: Name,
     mut heard: watch::Receiver<Option<Instant>>,
     vote: watch::Sender<Vote>,
-    api_down: watch::Sender<bool>,
+    state: watch::Sender<LeaseState>,
     resign: CancellationToken,
 ) {
     let times = LeaseTimes::default();
     let mut election = Election::new(me, times);
     let mut actions = election.step(Event::Tick, clock::now());
     let mut resigned = false;
-    let mut said_trouble = false;
+    let mut trouble = Trouble::default();
     let mut reached = None;
     while !election.is_over() {
         let mut call = None;
@@ -105,9 +109,11 @@ pub(super) async fn stand(
             changed
         });
         say_cut_off(&place, election.is_cut_off(), &mut reached);
+        trouble.lacks(&place, election.lack());
+        trouble.show(&state);
         let event = if let Some(call) = call {
             // Leadership may run out while the call hangs: the deadline is heard all the same.
-            let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut said_trouble, &api_down));
+            let mut call = std::pin::pin!(perform(&place, call, times.call_timeout(), &mut trouble));
             tokio::select! {
                 event = &mut call => event,
                 () = sleep_until(election.leads_until()) => {
@@ -150,46 +156,101 @@ fn say_cut_off(place: &Place, cut_off: bool, reached: &mut Option<bool>) {
     }
 }
 
-async fn perform(
-    place: &Place,
-    action: Action,
-    timeout: Duration,
-    said: &mut bool,
-    api_down: &watch::Sender<bool>,
-) -> Event {
-    let Place { cluster, namespace, name } = place;
-    let (event, error) = match action {
-        Action::Read => match cluster.get_lease(namespace, name, timeout).await {
-            Ok(lease) => (Event::Seen(lease.map(seen)), None),
-            Err(error) => (Event::ReadFailed, Some(error)),
-        },
-        Action::Create(claim) => written(cluster.create_lease(namespace, name, &wire(claim), timeout).await),
-        Action::Replace { resource_version, claim } => {
-            written(cluster.replace_lease(namespace, name, resource_version, &wire(claim), timeout).await)
-        }
-        Action::BecameLeader { .. } | Action::LostLeadership(_) => (Event::Tick, None),
-    };
-    let down = error.as_ref().is_some_and(CallError::is_outage);
-    api_down.send_if_modified(|known| std::mem::replace(known, down) != down);
-    match error {
-        Some(error) if !*said => {
-            *said = true;
-            tracing::warn!(lease = name, namespace, error = %error, "the Lease cannot be read or written; trying on");
-        }
-        None if *said => {
-            *said = false;
-            tracing::info!(lease = name, namespace, "the Lease can be read and written again");
-        }
-        Some(_) | None => {}
-    }
-    event
+/// What keeps the Lease from being read and written, and what of it was said.
+#[derive(Default)]
+struct Trouble {
+    /// The API server cannot be asked just now.
+    down: bool,
+    said: bool,
+    lack: Option<Lack>,
 }
 
-fn written(result: Result<LeaseWrite, CallError>) -> (Event, Option<CallError>) {
-    match result {
-        Ok(LeaseWrite::Done(view)) => (Event::WriteDone(seen(view)), None),
-        Ok(LeaseWrite::Conflict) => (Event::WriteConflict, None),
-        Err(error) => (Event::WriteFailed, Some(error)),
+impl Trouble {
+    /// How a call ended. What is refused for want of a right is told by the election, once it believes it.
+    fn called(&mut self, place: &Place, error: Option<&CallError>) {
+        let Place { namespace, name, .. } = place;
+        self.down = error.is_some_and(CallError::is_outage);
+        match error {
+            Some(error) if error.status().and_then(denied).is_some() => {
+                tracing::debug!(lease = name, namespace, error = %error, "the Lease is refused");
+            }
+            Some(error) if !self.said => {
+                self.said = true;
+                tracing::warn!(lease = name, namespace, error = %error, "the Lease cannot be read or written; trying on");
+            }
+            None if self.said => {
+                self.said = false;
+                tracing::info!(lease = name, namespace, "the Lease can be read and written again");
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Says what lacks, once for each change.
+    fn lacks(&mut self, place: &Place, lack: Option<&Lack>) {
+        if self.lack.as_ref() == lack {
+            return;
+        }
+        let Place { namespace, name, .. } = place;
+        match lack {
+            Some(lack) => tracing::warn!(
+                lease = name,
+                namespace,
+                detail = lack.detail(),
+                "the Lease is refused: nobody can lead here; trying on"
+            ),
+            None => tracing::info!(lease = name, namespace, "the Lease is refused no more"),
+        }
+        self.lack = lack.cloned();
+    }
+
+    fn show(&self, state: &watch::Sender<LeaseState>) {
+        let next = match (&self.lack, self.down) {
+            // Who cannot be asked may have another answer by now.
+            (_, true) => {
+                LeaseState { candidacy: Candidacy::ApiDown, detail: "the Lease cannot be read or written".to_owned() }
+            }
+            (Some(lack), false) => LeaseState { candidacy: Candidacy::Refused, detail: lack.detail() },
+            (None, false) => LeaseState::default(),
+        };
+        state.send_if_modified(|known| {
+            let changed = *known != next;
+            *known = next;
+            changed
+        });
+    }
+}
+
+async fn perform(place: &Place, action: Action, timeout: Duration, trouble: &mut Trouble) -> Event {
+    let Place { cluster, namespace, name } = place;
+    let (verb, result) = match action {
+        Action::Read => {
+            ("get", cluster.get_lease(namespace, name, timeout).await.map(|lease| Event::Seen(lease.map(seen))))
+        }
+        Action::Create(claim) => {
+            ("create", cluster.create_lease(namespace, name, &wire(claim), timeout).await.map(written))
+        }
+        Action::Replace { resource_version, claim } => {
+            let claim = wire(claim);
+            ("update", cluster.replace_lease(namespace, name, resource_version, &claim, timeout).await.map(written))
+        }
+        Action::BecameLeader { .. } | Action::LostLeadership(_) => return Event::Tick,
+    };
+    trouble.called(place, result.as_ref().err());
+    result.unwrap_or_else(|error| match error.status().and_then(|status| Some((status, denied(status)?))) {
+        Some((status, what)) => {
+            let resource = "leases.coordination.k8s.io";
+            Event::Refused(Lack { verb, resource, what, text: status.message.clone() })
+        }
+        None if verb == "get" => Event::ReadFailed,
+        None => Event::WriteFailed,
+    })
+}
+
+fn written(write: LeaseWrite) -> Event {
+    match write {
+        LeaseWrite::Done(view) => Event::WriteDone(seen(view)),
+        LeaseWrite::Conflict => Event::WriteConflict,
     }
 }
 

@@ -6,6 +6,7 @@
 mod candidate;
 mod projection;
 mod session;
+mod signals;
 mod stores;
 mod watches;
 
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::gate::Counted;
+use crate::gate::{Candidacy, Counted};
 use crate::jetstream::{Connection, stream_facts};
 use crate::k8s::{Cluster, Kind};
 use crate::ledger::LedgerOptions;
@@ -100,6 +101,15 @@ pub struct LeaderView {
     pub record: Option<RecordView>,
 }
 
+/// Why nobody may lead, for who waits for grants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseState {
+    /// In one word.
+    pub candidacy: Candidacy,
+    /// For a person.
+    pub detail: String,
+}
+
 /// A process that leads its namespace, or stands by to.
 pub struct Leader {
     settings: LeaderSettings,
@@ -108,7 +118,7 @@ pub struct Leader {
     metrics: LeaderMetrics,
     grants: mpsc::Sender<Grant>,
     view: watch::Sender<LeaderView>,
-    api_down: watch::Sender<bool>,
+    lease: watch::Sender<LeaseState>,
 }
 
 impl std::fmt::Debug for Leader {
@@ -128,8 +138,8 @@ impl Leader {
         grants: mpsc::Sender<Grant>,
     ) -> Self {
         let view = watch::Sender::new(LeaderView::default());
-        let api_down = watch::Sender::new(false);
-        Self { settings, cluster, connection, metrics, grants, view, api_down }
+        let lease = watch::Sender::new(LeaseState::default());
+        Self { settings, cluster, connection, metrics, grants, view, lease }
     }
 
     /// Its state.
@@ -138,10 +148,10 @@ impl Leader {
         self.view.subscribe()
     }
 
-    /// Whether the API server could not be asked for the Lease just now, so that nobody may lead.
+    /// Whether the Lease may be held at all.
     #[must_use]
-    pub fn api_down(&self) -> watch::Receiver<bool> {
-        self.api_down.subscribe()
+    pub fn lease(&self) -> watch::Receiver<LeaseState> {
+        self.lease.subscribe()
     }
 
     /// Stands for the Lease and leads whenever it is held, until `shutdown`; then writes what is owed and gives the
@@ -157,7 +167,7 @@ impl Leader {
         };
         let (feeling, heard) = watch::channel(None);
         let me = self.settings.identity.clone();
-        let candidate = candidate::stand(place, me, heard, vote, self.api_down.clone(), resign.clone());
+        let candidate = candidate::stand(place, me, heard, vote, self.lease.clone(), resign.clone());
         let sessions = async {
             self.sessions(&mut reports, &mut leading, &shutdown).await;
             resign.cancel();

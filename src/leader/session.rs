@@ -2,6 +2,7 @@
 //! watches, the holders and the stores say, and does what it asks for.
 
 mod objects;
+mod quotas;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -17,14 +18,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::candidate::Vote;
 use super::projection::{Projection, StreamEnd};
-use super::stores::{BooksStore, Lost, RecordStore, SignalStore};
+use super::signals::{SignalStore, Written};
+use super::stores::{BooksStore, Lost, RecordStore};
 use super::watches::{self, Seen};
 use super::{Leader, LeaderView, RecordView};
 use crate::clock;
 use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
-use crate::ledger::{Action, Ledger, LiveState, SeenObject};
+use crate::ledger::{Action, Lack, Ledger, LiveState, SeenObject};
 use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
@@ -57,7 +59,7 @@ enum Done {
     Checked { kind: Counted, result: Result<Vec<Sight>, CallError>, began: Instant },
     Record(Result<u64, Lost>),
     Facts { facts: Option<(StreamFacts, ConsumerFacts)>, began: Instant, reach: u64 },
-    Signals,
+    Signals(Result<Written, Lost>),
 }
 
 type Call = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -83,6 +85,8 @@ pub(super) struct Session<'a> {
     /// When the newest write of the books began.
     books_began: Option<Instant>,
     forbidden_said: bool,
+    /// What lacks to know the quotas, as was said.
+    said_lack: Option<Lack>,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
 
@@ -124,6 +128,7 @@ impl<'a> Session<'a> {
             told_tops: BTreeMap::new(),
             books_began: None,
             forbidden_said: false,
+            said_lack: None,
             trouble_since: BTreeMap::new(),
         })
     }
@@ -286,20 +291,8 @@ impl<'a> Session<'a> {
         if let Some(write) = self.signals.publish(signals) {
             self.signal_writing = true;
             self.leader.metrics.signals_published.inc();
-            self.calls.push(Box::pin(async move {
-                write.await;
-                Done::Signals
-            }));
+            self.calls.push(Box::pin(async move { Done::Signals(write.await) }));
         }
-    }
-
-    fn read_quotas(&mut self) {
-        let (cluster, namespace) = (self.leader.cluster.clone(), self.leader.settings.namespace.clone());
-        self.calls.push(Box::pin(async move {
-            let began = clock::now();
-            let result = list_quotas(&cluster, &namespace).await;
-            Done::Quotas { result, began }
-        }));
     }
 
     fn check(&mut self, kind: Counted) {
@@ -341,8 +334,7 @@ impl<'a> Session<'a> {
             }
             Done::Quotas { result: Ok(views), began } => self.ledger.quotas_listed(views, began, now),
             Done::Quotas { result: Err(error), began: _ } => {
-                self.trouble("quotas", &error);
-                self.ledger.quotas_read_failed(now);
+                self.quotas_unread(&error, now);
             }
             Done::Checked { kind, result: Ok(sights), began } => {
                 let objects: Vec<SeenObject> = sights.iter().map(seen_object).collect();
@@ -378,8 +370,12 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            Done::Signals => self.signal_writing = false,
+            Done::Signals(result) => {
+                self.signal_writing = false;
+                self.signals.written(result?);
+            }
         }
+        self.say_lack();
         self.signal_soon(now);
         Ok(())
     }
@@ -405,8 +401,10 @@ impl<'a> Session<'a> {
                 }
             }
             Seen::Forbidden { text } => self.forbidden(&text),
+            Seen::QuotasForbidden { lack } => self.ledger.quotas_refused(lack, now),
             Seen::Trouble { watch, error } => self.trouble(watch, &error),
         }
+        self.say_lack();
         self.signal_soon(now);
     }
 
@@ -466,11 +464,6 @@ impl<'a> Session<'a> {
 /// The object as the ledger sees it.
 fn seen_object(sight: &Sight) -> SeenObject {
     SeenObject::read(&sight.name, sight.message.as_deref(), sight.credit.as_deref())
-}
-
-async fn list_quotas(cluster: &Cluster, namespace: &str) -> Result<Vec<QuotaView>, CallError> {
-    let (views, _) = cluster.list_quotas(namespace).await?;
-    Ok(watches::readable(views))
 }
 
 async fn list_objects(

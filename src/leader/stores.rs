@@ -1,15 +1,15 @@
 //! The leader's stores in NATS: books, record, signal; each written by compare-and-set, so that a deposed leader
 //! cannot write.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
 use crate::jetstream::{Bucket, BucketError, BucketOptions, Connection, PutError};
 use crate::message::Record;
-use crate::wire::{Books, Signal};
+use crate::wire::Books;
 
 use super::LeaderSettings;
+use super::signals::SignalStore;
 
 /// The pause between tries of a write whose answer did not come, growing.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -61,7 +61,7 @@ impl Stores {
         Ok(Self {
             books: BooksStore { bucket: books, key: ledger, revision: None, writing: false },
             records: RecordStore { bucket: records, key: record },
-            signals: SignalStore { bucket: signals, last: BTreeMap::new() },
+            signals: SignalStore::open(signals, connection).await,
         })
     }
 }
@@ -165,53 +165,6 @@ impl RecordStore {
     }
 }
 
-/// The capacity signals.
-pub(super) struct SignalStore {
-    bucket: Bucket,
-    last: BTreeMap<String, Signal>,
-}
-
-impl SignalStore {
-    /// Publishes those that tell something new; none where there is nothing new. A signal that cannot be written is
-    /// lost until the next change: it is public information, and nobody obeys it.
-    pub(super) fn publish(&mut self, signals: Vec<Signal>) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let mut news = Vec::new();
-        for signal in signals {
-            let key = format!("{}.{}", signal.namespace, signal.quota);
-            if self.last.get(&key).is_some_and(|last| last.tells_the_same(&signal)) {
-                continue;
-            }
-            if let Ok(bytes) = serde_json::to_vec(&signal) {
-                news.push((key.clone(), bytes));
-                self.last.insert(key, signal);
-            }
-        }
-        if news.is_empty() {
-            return None;
-        }
-        let bucket = self.bucket.clone();
-        Some(async move {
-            for (key, bytes) in news {
-                if let Err(error) = write_signal(&bucket, &key, bytes).await {
-                    tracing::debug!(key, error = %error, "signal not written");
-                }
-            }
-        })
-    }
-}
-
-/// Writes a signal over whatever revision stands there; a deposed leader's last word is overwritten by its successor.
-async fn write_signal(bucket: &Bucket, key: &str, bytes: Vec<u8>) -> Result<(), PutError> {
-    let revision = match bucket.get(key).await {
-        Ok(stored) => stored.map(|(_, revision)| revision),
-        Err(_) => {
-            remade(bucket).await;
-            None
-        }
-    };
-    bucket.put(key, bytes.into(), revision).await.map(|_| ())
-}
-
 /// Reads a value; tries on while NATS does not answer.
 async fn read(bucket: &Bucket, key: &str) -> Result<Option<(bytes::Bytes, u64)>, Lost> {
     let mut pause = PAUSE;
@@ -227,7 +180,7 @@ async fn read(bucket: &Bucket, key: &str) -> Result<Option<(bytes::Bytes, u64)>,
 }
 
 /// Whether somebody had deleted the bucket, so that it was made again.
-async fn remade(bucket: &Bucket) -> bool {
+pub(super) async fn remade(bucket: &Bucket) -> bool {
     let remade = bucket.remake_if_deleted(OPTIONS).await;
     if remade {
         tracing::warn!(bucket = bucket.name(), "the bucket was deleted; it is made again");

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, QuotaFault, Sight};
-use crate::ledger::QuotaUpdate;
+use crate::ledger::{Lack, QuotaUpdate, Refusal};
+use crate::message::{RefusedWhat, denied};
 
 /// How long one watch call lives. The API server sends a bookmark in the last two seconds of it, so this bounds both how
 /// long a half-open connection goes unnoticed and how late the record's version moves where nothing happens.
@@ -17,9 +18,6 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a failed call, growing to the second.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// For how long a refusal must be repeated before it is believed: an API server that starts knows no rights for a
-/// moment, and refuses everything.
-const BELIEVED_AFTER: Duration = Duration::from_secs(2);
 /// How often a refusal is asked for again that is not believed yet.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often a forbidden list is tried again: a right may be given at any time.
@@ -45,6 +43,8 @@ pub(super) enum Seen {
     ObjectsAlive,
     /// The kind may not be listed or watched.
     Forbidden { text: String },
+    /// The quotas may not be listed or watched.
+    QuotasForbidden { lack: Lack },
     /// A call failed and is tried again.
     Trouble { watch: &'static str, error: CallError },
 }
@@ -60,21 +60,6 @@ impl Pause {
     async fn wait(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// Since when the API server has given no other answer than that something is forbidden. Pure.
-#[derive(Debug, Default)]
-struct Refusal(Option<Instant>);
-
-impl Refusal {
-    /// Refused once more: is it believed?
-    fn again(&mut self, now: Instant) -> bool {
-        now >= *self.0.get_or_insert(now) + BELIEVED_AFTER
-    }
-
-    const fn over(&mut self) {
-        self.0 = None;
     }
 }
 
@@ -97,16 +82,18 @@ async fn watch_quotas(
     to: &mpsc::Sender<Seen>,
 ) -> Result<std::convert::Infallible, Over> {
     let mut pause = Pause::new();
+    // Each has an answer of its own: one may be allowed without the other.
+    let (mut unlisted, mut unwatched) = (Refusal::default(), Refusal::default());
     loop {
         let began = clock::now();
         let (views, mut from) = match cluster.list_quotas(namespace).await {
             Ok(listed) => listed,
             Err(error) => {
-                tell(to, Seen::Trouble { watch: "quotas", error }).await?;
-                pause.wait().await;
+                trouble(Eye::Quotas("list"), error, &mut unlisted, &mut pause, to).await?;
                 continue;
             }
         };
+        unlisted.over();
         tell(to, Seen::Quotas { views: readable(views), began }).await?;
         'resume: loop {
             let opened = clock::now();
@@ -114,8 +101,8 @@ async fn watch_quotas(
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
-                    tell(to, Seen::Trouble { watch: "quotas", error }).await?;
-                    pause.wait().await;
+                    // The watch goes on from where it was, for as long as the API server remembers.
+                    trouble(Eye::Quotas("watch"), error, &mut unwatched, &mut pause, to).await?;
                     continue 'resume;
                 }
             };
@@ -123,6 +110,7 @@ async fn watch_quotas(
                 match watch.next().await {
                     Some(Ok(event)) => {
                         pause = Pause::new();
+                        unwatched.over();
                         match event {
                             QuotaEvent::Applied(Ok(view)) => {
                                 from = from.max(view.resource_version);
@@ -145,8 +133,7 @@ async fn watch_quotas(
                     }
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
-                        tell(to, Seen::Trouble { watch: "quotas", error }).await?;
-                        pause.wait().await;
+                        trouble(Eye::Quotas("watch"), error, &mut unwatched, &mut pause, to).await?;
                         continue 'resume;
                     }
                     None if clock::now() < opened + AT_ONCE => {
@@ -154,6 +141,7 @@ async fn watch_quotas(
                         continue 'resume;
                     }
                     None => {
+                        unwatched.over();
                         tell(to, Seen::QuotasAlive).await?;
                         continue 'resume;
                     }
@@ -202,7 +190,7 @@ async fn watch_objects(
             Ok(listed) => listed,
             Err(error) => {
                 // Forbidden or not, the list is what is tried again.
-                trouble(error, &mut unlisted, &mut pause, to).await?;
+                trouble(Eye::Objects, error, &mut unlisted, &mut pause, to).await?;
                 continue;
             }
         };
@@ -216,7 +204,7 @@ async fn watch_objects(
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
-                    if trouble(error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
+                    if trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
                         resume = Some(from);
                         continue 'list;
                     }
@@ -237,7 +225,7 @@ async fn watch_objects(
                     }
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
-                        if trouble(error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
+                        if trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
                             resume = Some(from);
                             continue 'list;
                         }
@@ -269,43 +257,50 @@ enum Forbidden {
     No,
 }
 
+/// What is listed and watched.
+#[derive(Clone, Copy)]
+enum Eye {
+    /// With the verb of the call.
+    Quotas(&'static str),
+    Objects,
+}
+
+impl Eye {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quotas(_) => "quotas",
+            Self::Objects => "objects",
+        }
+    }
+
+    fn forbidden(self, what: RefusedWhat, text: String) -> Seen {
+        match self {
+            Self::Quotas(verb) => Seen::QuotasForbidden { lack: Lack { verb, resource: "resourcequotas", what, text } },
+            Self::Objects => Seen::Forbidden { text },
+        }
+    }
+}
+
 async fn trouble(
+    eye: Eye,
     error: CallError,
     refusal: &mut Refusal,
     pause: &mut Pause,
     to: &mpsc::Sender<Seen>,
 ) -> Result<Forbidden, Over> {
-    let forbidden = error.status().filter(|status| status.code == 403).map(|status| status.message.clone());
-    if let Some(text) = forbidden {
+    let forbidden = error.status().and_then(|status| Some((denied(status)?, status.message.clone())));
+    if let Some((what, text)) = forbidden {
         if !refusal.again(clock::now()) {
             tracing::debug!(answer = text, "refused; asking again before that is believed");
             tokio::time::sleep(ASK_AGAIN).await;
             return Ok(Forbidden::No);
         }
-        tell(to, Seen::Forbidden { text }).await?;
+        tell(to, eye.forbidden(what, text)).await?;
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
         return Ok(Forbidden::Yes);
     }
     refusal.over();
-    tell(to, Seen::Trouble { watch: "objects", error }).await?;
+    tell(to, Seen::Trouble { watch: eye.as_str(), error }).await?;
     pause.wait().await;
     Ok(Forbidden::No)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_is_believed_when_it_has_lasted() {
-        let t0 = clock::now();
-        let mut refusal = Refusal::default();
-        assert!(!refusal.again(t0));
-        assert!(!refusal.again(t0 + BELIEVED_AFTER - ASK_AGAIN));
-        // Another answer in between: it counts anew.
-        refusal.over();
-        assert!(!refusal.again(t0 + BELIEVED_AFTER));
-        assert!(refusal.again(t0 + BELIEVED_AFTER * 2));
-        assert!(refusal.again(t0 + BELIEVED_AFTER * 3));
-    }
 }

@@ -215,6 +215,9 @@ impl Ledger {
 
     /// Why nothing at all is known well enough.
     fn not_ready(&self, prices: &[Priced], now: Instant) -> Option<Reason> {
+        if self.quota_lack().is_some() {
+            return Some(Reason::TargetRefused);
+        }
         let Some(quotas_alive) = self.quotas_alive.filter(|_| self.all_read_at.is_some()) else {
             return Some(Reason::LeaderSettling);
         };
@@ -233,6 +236,9 @@ impl Ledger {
     }
 
     fn not_ready_detail(&self, prices: &[Priced], now: Instant) -> String {
+        if let Some(lack) = self.quota_lack() {
+            return lack.detail();
+        }
         let Some(quotas_alive) = self.quotas_alive.filter(|_| self.all_read_at.is_some()) else {
             return "the quotas have not been listed yet".to_owned();
         };

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::refusal::{Lack, Lacking};
+
 /// What a process is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
@@ -111,6 +113,8 @@ pub enum Event {
     WriteConflict,
     /// The write got another error, or no answer: it may have happened, and may yet happen.
     WriteFailed,
+    /// The call under way was refused for want of a right or of the namespace: a write did not happen.
+    Refused(Lack),
     /// Give leadership up for good.
     Shutdown,
 }
@@ -182,6 +186,10 @@ pub struct Election {
     heard: Option<Instant>,
     /// As of the last step NATS had been silent for too long.
     cut_off: bool,
+    /// What lasting refusals of reads and of writes say is missing. Each has an answer of its own: one may be allowed
+    /// without the other.
+    unread: Lacking,
+    unwritten: Lacking,
     ending: bool,
 }
 
@@ -230,6 +238,8 @@ impl Election {
             shared_until: None,
             heard: None,
             cut_off: true,
+            unread: Lacking::new(),
+            unwritten: Lacking::new(),
             ending: false,
         }
     }
@@ -282,6 +292,15 @@ impl Election {
         self.cut_off
     }
 
+    /// What is missing for us to hold the Lease, where the API server has refused it for long enough to be believed.
+    #[must_use]
+    pub const fn lack(&self) -> Option<&Lack> {
+        match self.unread.believed() {
+            Some(lack) => Some(lack),
+            None => self.unwritten.believed(),
+        }
+    }
+
     /// Takes one event and says what is to be done.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -291,9 +310,16 @@ impl Election {
         match event {
             Event::Tick => {}
             Event::Seen(lease) => self.seen(lease, now, &mut actions),
-            Event::ReadFailed => self.not_seen(),
+            Event::ReadFailed => {
+                self.unread.over();
+                self.not_seen();
+            }
             Event::WriteDone(lease) => self.written(lease, now, &mut actions),
-            Event::WriteConflict | Event::WriteFailed => self.not_written(now),
+            Event::WriteConflict | Event::WriteFailed => {
+                self.unwritten.over();
+                self.not_written(now);
+            }
+            Event::Refused(lack) => self.refused(lack, now),
             Event::Shutdown => {
                 self.ending = true;
                 self.leave(Lost::GivenUp, &mut actions);
@@ -313,6 +339,7 @@ impl Election {
         };
         self.call = None;
         self.look = false;
+        self.unread.over();
         let namesake = lease.as_ref().filter(|lease| self.me.is_namesake(&lease.holder));
         let lost = match (&lease, namesake) {
             (None, _) => Some(Lost::Deleted),
@@ -328,6 +355,20 @@ impl Election {
         self.know(lease, now);
         // A leader looks only after a write went wrong, and writes again as soon as it may.
         self.due = Some(if self.leading.is_some() { self.after_last_write(now) } else { sent + self.times.retry });
+    }
+
+    fn refused(&mut self, lack: Lack, now: Instant) {
+        match self.call {
+            Some((Call::Read, _)) => {
+                self.unread.again(lack, now);
+                self.not_seen();
+            }
+            Some((Call::Hold | Call::Release, _)) => {
+                self.unwritten.again(lack, now);
+                self.not_written(now);
+            }
+            None => {}
+        }
     }
 
     fn not_seen(&mut self) {
@@ -346,6 +387,7 @@ impl Election {
             Some((Call::Read, _)) | None => return,
         };
         self.call = None;
+        self.unwritten.over();
         let epoch = lease.resource_version;
         self.know(Some(lease), now);
         self.due = Some(sent + self.times.retry);
@@ -391,6 +433,11 @@ impl Election {
             (Known::Absent { since }, None) => *since,
             (Known::Present { .. } | Known::Absent { .. } | Known::Nothing, _) => now,
         };
+        // Somebody else renews it, so somebody leads: what we lack is in nobody's way.
+        let another = lease.as_ref().is_some_and(|lease| lease.holder != self.me.own && !lease.holder.is_empty());
+        if another && known_since == now {
+            self.unwritten.over();
+        }
         let versions = lease.as_ref().map(|lease| (lease.holder == self.me.own, lease.resource_version));
         match (self.heir_of, versions) {
             (Some(_), Some((true, _))) => {

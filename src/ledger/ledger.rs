@@ -12,6 +12,7 @@ use crate::ledger::ask::Ask;
 use crate::ledger::count::price;
 use crate::ledger::holds::Hold;
 use crate::ledger::live::LiveState;
+use crate::ledger::refusal::Lack;
 use crate::message::HolderId;
 use crate::wire::{Books, Grant, NumberSet, Reading, Report, Terms, VERSION};
 
@@ -94,6 +95,8 @@ pub struct Ledger {
     /// When all quotas were last read; none before the first list.
     pub(super) all_read_at: Option<Instant>,
     pub(super) quotas_alive: Option<Instant>,
+    /// What the API server refuses of the quotas, by verb.
+    pub(super) quota_lacks: BTreeMap<&'static str, Lack>,
     pub(super) kinds: BTreeMap<Counted, LiveState>,
     /// Whose live objects carry which numbers.
     pub(super) present: BTreeMap<HolderId, NumberSet>,
@@ -126,6 +129,7 @@ impl Ledger {
             read_at: BTreeMap::new(),
             all_read_at: None,
             quotas_alive: None,
+            quota_lacks: BTreeMap::new(),
             kinds: BTreeMap::new(),
             present: BTreeMap::new(),
             holders: BTreeMap::new(),

@@ -15,6 +15,7 @@ mod objects;
 #[path = "ledger.rs"]
 mod owner;
 mod quotas;
+mod refusal;
 #[cfg(test)]
 mod scenarios;
 mod settle;
@@ -23,3 +24,4 @@ pub use account::Phase;
 pub use holder::{GrantEffect, Holder};
 pub use live::{LiveState, SeenObject};
 pub use owner::{Action, Ledger, LedgerOptions, QuotaUpdate, Standing};
+pub use refusal::{BELIEVED_AFTER, Lack, Lacking, Refusal};

@@ -7,11 +7,17 @@ use crate::gate::QuotaView;
 use crate::ledger::account::Priced;
 use crate::ledger::count::price;
 use crate::ledger::owner::{Ledger, QuotaUpdate};
+use crate::ledger::refusal::Lack;
+
+/// The verbs of a quota's lack.
+const LIST: &str = "list";
+const WATCH: &str = "watch";
 
 impl Ledger {
     /// The quotas of the namespace, read by a list that began at `began`.
     pub fn quotas_listed(&mut self, views: Vec<QuotaView>, began: Instant, now: Instant) {
         self.quota_read.answered_if_later(began);
+        self.quota_lacks.remove(LIST);
         let mut listed = BTreeMap::new();
         for view in views {
             // A watch event may have overtaken the list.
@@ -51,6 +57,7 @@ impl Ledger {
     /// An event of the quota watch.
     pub fn quota(&mut self, update: QuotaUpdate, now: Instant) {
         self.quotas_alive = Some(now);
+        self.quota_lacks.remove(WATCH);
         match update {
             QuotaUpdate::Applied(view) => {
                 self.read_at.insert(view.name.clone(), now);
@@ -74,7 +81,21 @@ impl Ledger {
     /// The quota watch is alive: a bookmark or an orderly end.
     pub fn quota_watch_alive(&mut self, now: Instant) {
         self.quotas_alive = Some(now);
+        self.quota_lacks.remove(WATCH);
         self.advance(now);
+    }
+
+    /// The API server refuses to tell of the quotas, and has for long enough to be believed. Nothing is granted until
+    /// what was refused is answered.
+    pub fn quotas_refused(&mut self, lack: Lack, now: Instant) {
+        self.quota_lacks.insert(lack.verb, lack);
+        self.advance(now);
+    }
+
+    /// What lacks to know the quotas.
+    #[must_use]
+    pub fn quota_lack(&self) -> Option<&Lack> {
+        self.quota_lacks.values().next()
     }
 
     fn quotas_changed(&mut self) {

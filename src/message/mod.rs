@@ -21,5 +21,5 @@ pub use machine::{
     Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Machine, Noted, OnDoubt,
     Outcome, Terms, Why,
 };
-pub use outcome::{Answer, ApiStatus, Cause, CreateTarget, QuotaRefusal, RefusedWhat, classify};
+pub use outcome::{Answer, ApiStatus, Cause, CreateTarget, QuotaRefusal, RefusedWhat, classify, denied};
 pub use record::{MAX_ENCODED_BYTES, MAX_RANGES, Record, RecordError, Saw, Says};

@@ -222,6 +222,18 @@ pub fn classify(status: &ApiStatus, target: &CreateTarget) -> Answer {
     }
 }
 
+/// What the API server refuses of a call that is none of a message's: of the Lease, of the quotas, of a watch. None
+/// where it is another answer.
+#[must_use]
+pub fn denied(status: &ApiStatus) -> Option<RefusedWhat> {
+    match status.code {
+        403 if status.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => Some(RefusedWhat::Namespace),
+        403 => Some(RefusedWhat::Rights),
+        404 if status.kind == "namespaces" && status.group.is_empty() => Some(RefusedWhat::Namespace),
+        _ => None,
+    }
+}
+
 /// Whether the words are a webhook's or an admission policy's, whatever code they chose (400 is their default).
 fn denied_by_policy(status: &ApiStatus, target: &CreateTarget) -> bool {
     status.message.starts_with("admission webhook \"")

@@ -169,7 +169,7 @@ impl Hand {
                     record.borrow_and_update();
                     events.push_back(Event::Tick);
                 }
-                () = until(self.machine.deadline(), waits) => events.push_back(Event::Tick),
+                () = until(self.wakes_at(waits, clock::now())) => events.push_back(Event::Tick),
             }
         }
     }
@@ -217,6 +217,10 @@ impl Hand {
             forgetful: if self.is_forgotten() { u64::MAX } else { state.forgetful_epoch },
             contradicted: self.refusal_contradicted,
         }
+    }
+
+    fn wakes_at(&self, waits: bool, now: Instant) -> Option<Instant> {
+        tick_at(self.machine.deadline(), self.shared.lease_until(&self.credit.holder), waits, now)
     }
 
     /// Whether the consumer may have forgotten that it handed the message out: then it may be another's already.
@@ -270,7 +274,7 @@ impl Hand {
             Action::Made(_) => return Ordered::Tell(News::Made(self.credit.clone())),
             Action::Return(_) => return Ordered::Tell(News::Returned(self.credit.clone())),
             Action::Block(block) => return Ordered::Tell(News::Block(self.credit.clone(), block)),
-            Action::Count(Noted::RefusalRetried | Noted::ConflictRetried) => self.shared.metrics.quota_retries.inc(),
+            Action::Count(Noted::RefusalRetried) => self.shared.metrics.quota_retries.inc(),
             Action::Count(Noted::PossibleDuplicate) => {
                 self.shared.metrics.possible_duplicates.inc();
                 tracing::warn!(
@@ -442,8 +446,8 @@ async fn create(shared: &Shared, object: &Value, send_by: Instant) -> Event {
             let outcome = match class {
                 RefusalClass::AlreadyExists => TriggerOutcome::Exists,
                 RefusalClass::Throttled | RefusalClass::Unavailable => TriggerOutcome::Doubtful,
+                RefusalClass::QuotaConflict => TriggerOutcome::Conflict,
                 RefusalClass::QuotaExceeded
-                | RefusalClass::QuotaConflict
                 | RefusalClass::StatusUnknown
                 | RefusalClass::NeverFits
                 | RefusalClass::TargetRefused
@@ -487,10 +491,18 @@ async fn done<T>(call: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
     }
 }
 
-/// The machine's deadline; where it waits, no longer than a look at newer facts takes.
-async fn until(deadline: Option<Instant>, waits: bool) {
-    let look = if waits { Some(clock::now() + LOOK_AGAIN) } else { None };
-    match deadline.into_iter().chain(look).min() {
+/// When the machine wants a tick: at its deadline; where it waits, no later than newer facts may be there, and at the end
+/// of its lease, after which it must not go on.
+fn tick_at(deadline: Option<Instant>, lease_until: Option<Instant>, waits: bool, now: Instant) -> Option<Instant> {
+    let look = now + LOOK_AGAIN;
+    // What is over was told by the tick of its end.
+    let lease = lease_until.filter(|until| *until > now);
+    let facts = if waits { Some(lease.map_or(look, |lease| lease.min(look))) } else { None };
+    deadline.into_iter().chain(facts).min()
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
@@ -505,6 +517,20 @@ mod tests {
         F: Fn(A) -> R,
     {
         size_of::<R>()
+    }
+
+    #[test]
+    fn who_waits_hears_of_the_end_of_its_lease_at_once() {
+        let now = clock::now();
+        let after = |millis| Some(now + Duration::from_millis(millis));
+        assert_eq!(tick_at(None, after(20), true, now), after(20));
+        assert_eq!(tick_at(after(10), after(20), true, now), after(10));
+        assert_eq!(tick_at(None, after(9_000), true, now), Some(now + LOOK_AGAIN));
+        // It is over: told, and not told again and again.
+        assert_eq!(tick_at(None, Some(now), true, now), Some(now + LOOK_AGAIN));
+        assert_eq!(tick_at(None, None, true, now), Some(now + LOOK_AGAIN));
+        // A call is under way: its end looks at the facts.
+        assert_eq!(tick_at(None, after(20), false, now), None);
     }
 
     /// One is made for each message: up to a kilobyte the C library's allocator hands it out from a list.

@@ -2,6 +2,7 @@
 //! that sees it to its end.
 
 mod flow;
+mod lines;
 mod memory;
 
 pub(super) use flow::PULL_EXPIRES;
@@ -26,7 +27,8 @@ use super::trigger::Trigger;
 use crate::clock;
 use crate::gate::{Gate, Reminder};
 use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullEvent, Puller, stream_facts};
-use crate::message::{CreditId, Effect, Handed, HolderId, How, Outcome, Why};
+use crate::leader::LeaseState;
+use crate::message::{CreditId, Effect, Handed, HolderId, Outcome, Why};
 use crate::runtime::{Crew, TaskFailure};
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
@@ -51,6 +53,8 @@ pub(super) struct LaneSettings {
     pub(super) max_expires: Duration,
     /// After a start or a forgetful reconnect: how long until a lookup proves something. None where that is not wanted.
     pub(super) redelivery_pause: Option<Duration>,
+    /// How often a gate that is still blocked is said.
+    pub(super) remind_every: Duration,
     /// How long the lane may take to end.
     pub(super) grace: Duration,
 }
@@ -72,8 +76,8 @@ pub(super) struct LanePorts {
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) grants: mpsc::Receiver<Grant>,
     pub(super) waiting: watch::Receiver<Waiting>,
-    /// Whether the API server could not be asked for the Lease.
-    pub(super) api_down: watch::Receiver<bool>,
+    /// Whether somebody may lead at all.
+    pub(super) lease: watch::Receiver<LeaseState>,
     /// Asks for the consumer to be made again.
     pub(super) consumer_gone: mpsc::Sender<()>,
 }
@@ -86,7 +90,7 @@ pub(super) struct Lane {
     credits: Credits,
     reports: mpsc::Sender<Report>,
     waiting: watch::Receiver<Waiting>,
-    api_down: watch::Receiver<bool>,
+    lease: watch::Receiver<LeaseState>,
     consumer_gone: mpsc::Sender<()>,
     news: mpsc::Sender<News>,
     gate: Gate,
@@ -122,6 +126,7 @@ impl Lane {
         let (news, heard) = mpsc::channel(NEWS);
         let connection = shared.connection.state();
         let known_connection = connection.borrow().clone();
+        let reminder = Reminder::new(settings.remind_every);
         let lane = Self {
             shared,
             settings,
@@ -130,11 +135,11 @@ impl Lane {
             credits,
             reports: ports.reports,
             waiting: ports.waiting,
-            api_down: ports.api_down,
+            lease: ports.lease,
             consumer_gone: ports.consumer_gone,
             news,
             gate: Gate::new(clock::now()),
-            reminder: Reminder::default(),
+            reminder,
             announcer: Announcer::new(),
             detail: String::new(),
             block: None,
@@ -310,16 +315,12 @@ impl Lane {
                 self.credits.returned(&ended.credit);
                 OutcomeLabel::Again
             }
-            Some(Outcome::Done(How::Made | How::Found) | Outcome::AckUnconfirmed(_)) => OutcomeLabel::Done,
-            Some(Outcome::Done(How::Recorded)) => OutcomeLabel::Recorded,
-            Some(Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason)) => {
-                self.shared.metrics.dead_letters.inc(reason);
-                OutcomeLabel::Dead
+            Some(outcome) => {
+                if let Outcome::Dead(reason) | Outcome::TermUnconfirmed(reason) = outcome {
+                    self.shared.metrics.dead_letters.inc(reason);
+                }
+                OutcomeLabel::from(outcome)
             }
-            Some(Outcome::Again(
-                Why::Shutdown | Why::LeaseOver | Why::HolderDead | Why::HoldOver | Why::ConnectionLost,
-            )) => OutcomeLabel::GivenBack,
-            Some(Outcome::Again(_) | Outcome::Abandoned(_)) => OutcomeLabel::Again,
         };
         self.shared.metrics.messages.inc(label);
         tracing::debug!(sequence = ended.sequence, outcome = ?ended.outcome, "message ended");

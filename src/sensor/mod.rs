@@ -29,9 +29,11 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, OnDoubt, Settings};
 use crate::clock;
 use crate::gate::Reason;
+#[cfg(doc)]
+use crate::gate::Reminder;
 use crate::jetstream::{Connection, NatsOptions, dead_letter_subject};
 use crate::k8s::{Cluster, ClusterOptions, DiscoverError};
-use crate::leader::{Leader, LeaderView, record_key};
+use crate::leader::{Leader, LeaderView, LeaseState, record_key};
 use crate::ledger::LedgerOptions;
 use crate::ledger::election::Name;
 use crate::message;
@@ -68,6 +70,8 @@ pub struct Config {
     pub nats: NatsOptions,
     /// For the ledger; other than its default only in tests.
     pub ledger: LedgerOptions,
+    /// How often a gate that is still blocked is said; other than [`Reminder::EVERY`] only in tests.
+    pub remind_every: Duration,
 }
 
 /// Why a sensor does not start or ends: something that time does not heal.
@@ -224,14 +228,14 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     // The leader outlives the lane: it hears its last report, writes the books and then gives the Lease up.
     let leader_stop = CancellationToken::new();
     let leader_over = CancellationToken::new();
-    let (_, mut api_down) = watch::channel(false);
+    let (_, mut lease) = watch::channel(LeaseState::default());
     setup::say_how_to_be_granted(&config);
     match (cluster, setup::leads(&config, created.is_some())) {
         (Some(cluster), true) => {
             let settings = setup::leader_settings(&config, created.clone());
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
-            api_down = leader.api_down();
+            lease = leader.lease();
             let (stop, over) = (leader_stop.clone(), leader_over.clone().drop_guard());
             tasks.spawn_once("leader", async move {
                 leader.run(reports_heard, stop).await;
@@ -285,10 +289,11 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         max_batch: settled.consumer.batch_bound(),
         max_expires: settled.consumer.expires_bound(),
         redelivery_pause,
+        remind_every: config.remind_every,
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,
     };
-    let ports = LanePorts { reports, grants: grants_heard, waiting, api_down, consumer_gone };
+    let ports = LanePorts { reports, grants: grants_heard, waiting, lease, consumer_gone };
     let (lane, grants, news) = Lane::new(shared, lane_settings, credits, freshness, board, health, ports);
     let led = leader_stop.drop_guard();
     tasks.spawn_once("lane", async move {

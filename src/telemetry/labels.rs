@@ -1,7 +1,7 @@
 //! The closed sets of label values. A label never carries a message id or an error's text: each of its values is here, is
 //! a reason of the gate, or is the name of a Kubernetes resource.
 
-use crate::message::DeadReason;
+use crate::message::{self, DeadReason, How, Why};
 
 /// One value out of a closed set that may stand in a label.
 pub trait LabelValue: Copy + 'static {
@@ -44,9 +44,10 @@ macro_rules! label_values {
 label_values! {
     /// How the handling of a delivered message ended.
     Outcome {
-        Done = "done": "the effect is durable and the message acknowledged",
+        Done = "done": "the effect is durable and the acknowledgement confirmed",
+        AckUnconfirmed = "ack_unconfirmed": "the effect is durable and the acknowledgement is not confirmed: should the message come again, the record or the object answers it",
         Recorded = "recorded": "acknowledged without an effect, because it had one already",
-        Again = "again": "returned to the stream with a delay",
+        Again = "again": "returned to the stream with a delay, or left to come again when its ack wait is over",
         GivenBack = "given_back": "returned untried, because the gate closed or the process stops",
         Dead = "dead": "moved to the dead letters",
     }
@@ -56,13 +57,14 @@ label_values! {
         Done = "done": "a definite success",
         Exists = "exists": "the effect was there already",
         Refused = "refused": "a definite refusal",
+        Conflict = "conflict": "nothing was made, because the charge to the quota lost a race (409); tried again at once, a few times",
         Doubtful = "doubtful": "no definite answer: timeout, lost connection, server error",
     }
 
     /// Why the target refused an effect.
     RefusalClass {
         QuotaExceeded = "quota_exceeded": "403 exceeded quota",
-        QuotaConflict = "quota_conflict": "409 on the quota object itself",
+        QuotaConflict = "quota_conflict": "409 on the quota object itself: Operation cannot be fulfilled on resourcequotas",
         StatusUnknown = "status_unknown": "403 status unknown for quota",
         AlreadyExists = "already_exists": "409 AlreadyExists",
         NeverFits = "never_fits": "the effect costs more than the whole quota",
@@ -112,6 +114,22 @@ label_values! {
     }
 }
 
+impl From<message::Outcome> for Outcome {
+    fn from(outcome: message::Outcome) -> Self {
+        match outcome {
+            message::Outcome::Done(How::Made | How::Found) => Self::Done,
+            message::Outcome::Done(How::Recorded) => Self::Recorded,
+            message::Outcome::AckUnconfirmed(How::Made | How::Found | How::Recorded) => Self::AckUnconfirmed,
+            // The dead letter is stored; should the message come again, it is a duplicate there.
+            message::Outcome::Dead(_) | message::Outcome::TermUnconfirmed(_) => Self::Dead,
+            message::Outcome::Again(
+                Why::Shutdown | Why::LeaseOver | Why::HolderDead | Why::HoldOver | Why::ConnectionLost,
+            ) => Self::GivenBack,
+            message::Outcome::Again(_) | message::Outcome::Abandoned(_) => Self::Again,
+        }
+    }
+}
+
 impl LabelValue for DeadReason {
     const ALL: &'static [Self] = &Self::ALL;
 
@@ -140,6 +158,19 @@ mod tests {
             assert!(value.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{value:?}");
             assert!(!value.meaning().is_empty());
         }
+    }
+
+    #[test]
+    fn an_ack_that_nobody_confirmed_is_not_counted_as_done() {
+        for how in [How::Made, How::Found, How::Recorded] {
+            assert_eq!(Outcome::from(message::Outcome::AckUnconfirmed(how)), Outcome::AckUnconfirmed);
+        }
+        assert_eq!(Outcome::from(message::Outcome::Done(How::Made)), Outcome::Done);
+        assert_eq!(Outcome::from(message::Outcome::Done(How::Recorded)), Outcome::Recorded);
+        let dead = DeadReason::InvalidObject;
+        assert_eq!(Outcome::from(message::Outcome::TermUnconfirmed(dead)), Outcome::Dead);
+        assert_eq!(Outcome::from(message::Outcome::Again(Why::LeaseOver)), Outcome::GivenBack);
+        assert_eq!(Outcome::from(message::Outcome::Again(Why::QuotaRefused)), Outcome::Again);
     }
 
     #[test]

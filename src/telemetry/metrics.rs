@@ -60,10 +60,7 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families::register(&registry)?;
         let prefixed_blocked = if prefix.is_empty() { None } else { Some(prefixed_blocked(prefix, &registry)?) };
-        families
-            .build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("JETGATE_COMMIT").unwrap_or("unknown")])
-            .set(1.0);
+        families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         families.process_start.with_label_values(NO_LABELS).set(crate::clock::wall().as_duration().as_secs_f64());
         Ok(Self { registry, families, prefixed_blocked, fills: Mutex::new(Vec::new()) })
     }

@@ -99,7 +99,6 @@ label_names! {
     Result = "result": "see the values",
     Watch = "watch": "see the values",
     Version = "version": "the version of the program",
-    Commit = "commit": "the commit it was built from",
 }
 
 /// One label of a metric.
@@ -311,7 +310,7 @@ metrics! {
         "Writes of the books by how they ended.";
     grant_latency: HistogramVec "jetgate_grant_latency_seconds" [] Seconds (GRANT)
         "Time from what made a grant possible (room, or somebody who wants it) to the grant, the write of the books included.";
-    build_info: GaugeVec "jetgate_build_info" [Version, Commit] Info
+    build_info: GaugeVec "jetgate_build_info" [Version] Info
         "The program that runs.";
     process_start: GaugeVec "process_start_time_seconds" [] Seconds
         "Start of the process in seconds since 1970.";

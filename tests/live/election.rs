@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use serde_json::{Value, json};
 use testbed::{ControlPlane, Direction, FaultProxy, Finisher, Nats, Pace, Resource, wait};
 
 use crate::support::{LONG, Sensor, Stage};
@@ -95,4 +97,49 @@ async fn a_leader_that_is_cut_off_from_nats_lets_another_lead() {
     until_leading(&first, true).await;
     assert_eq!(first.stop().await, Some(0));
     drop(finisher);
+}
+
+/// A leader that lives on although another has begun to lead: here the other's word is put in its place. It must not be
+/// spoken over, and whoever finds it leads no more; the Lease being its own, it then leads anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposed_leader_does_not_speak_over_its_successor() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "deposed", "10").await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    stage.until_signal("the first word", |resource| resource["live"] == json!(0)).await;
+    let bucket = stage.jetstream().get_key_value("jetgate-capacity").await.unwrap();
+    let key = format!("{}.team", stage.namespace);
+    // Its own words follow each other.
+    stage.publish(0..1).await;
+    stage.until_signal("the next word", |resource| resource["live"] == json!(1)).await;
+    stage.until_drained().await;
+    let mut successor = stage.signal().await.unwrap();
+    let epoch = successor["epoch"].as_u64().unwrap();
+    let mut words = bucket.watch(&key).await.unwrap();
+    successor["epoch"] = json!(epoch + 1);
+    bucket.put(&key, successor.to_string().into()).await.unwrap();
+    stage.publish(1..2).await;
+    wait::until_true("it notices", LONG, || async { !sensor.lines("leadership given up").is_empty() })
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    let given_up = sensor.lines("leadership given up");
+    assert_eq!(given_up[0]["cause"], "another leader wrote the capacity signal");
+    until_leading(&sensor, true).await;
+    stage.until_signal("the word of the new leadership", |resource| resource["live"] == json!(2)).await;
+    let mut begun = false;
+    loop {
+        let word = tokio::time::timeout(LONG, words.next()).await.unwrap().unwrap().unwrap();
+        let signal: Value = serde_json::from_slice(&word.value).unwrap();
+        let told = signal["epoch"].as_u64().unwrap();
+        begun |= told > epoch;
+        assert!(!begun || told > epoch, "a word of the deposed leader: {signal}");
+        if begun && signal["resources"][0]["live"] == json!(2) {
+            break;
+        }
+    }
+    stage.until_drained().await;
+    assert_eq!(sensor.lines("leadership given up").len(), 1, "{}", sensor.log());
+    assert_eq!(sensor.stop().await, Some(0));
 }

@@ -21,6 +21,7 @@ mod poison;
 mod quota_truth;
 mod reasons;
 mod record;
+mod rights;
 mod shutdown;
 mod support;
 mod triggers;

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlaneOptions, Login, Resource, ServiceAccount, definition};
 use testbed::{ControlPlane, Nats, wait};
 
-use crate::support::{LONG, Sensor, Stage, workflow_file};
+use crate::support::{LONG, Sensor, Stage, sensor_rules, workflow_file};
 
 /// The gate is blocked for this reason: state, log and metrics say so, and the process is ready all the same.
-async fn blocked(sensor: &Sensor, reason: Reason) {
+pub(crate) async fn blocked(sensor: &Sensor, reason: Reason) {
     let word = reason.as_str();
     sensor.until_reason(Some(word)).await;
     let gate = sensor.state().await["gate"].clone();
@@ -38,7 +38,7 @@ async fn blocked(sensor: &Sensor, reason: Reason) {
 }
 
 /// The detail of the gate, once it holds this text.
-async fn detail(sensor: &Sensor, text: &str) {
+pub(crate) async fn detail(sensor: &Sensor, text: &str) {
     wait::until_true(&format!("the detail says {text:?}"), LONG, || async {
         sensor.state().await["gate"]["detail"].as_str().is_some_and(|detail| detail.contains(text))
     })
@@ -46,29 +46,45 @@ async fn detail(sensor: &Sensor, text: &str) {
     .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
 }
 
-async fn open(sensor: &Sensor) {
+/// The line that is written again and again while a gate is blocked: why, since when, and how many messages wait.
+async fn still_blocked(sensor: &Sensor, reason: Reason, detail: &str, waiting: u64, not_before: jiff::Timestamp) {
+    let line = wait::until("the line that says it again", LONG, || async {
+        sensor.lines("still blocked").into_iter().find(|line| line["waiting"] == waiting)
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
+    assert_eq!(line["reason"], reason.as_str(), "{line}");
+    assert!(line["detail"].as_str().unwrap().contains(detail), "{line}");
+    let (since, said): (jiff::Timestamp, jiff::Timestamp) =
+        (line["since"].as_str().unwrap().parse().unwrap(), line["time"].as_str().unwrap().parse().unwrap());
+    assert!(not_before <= since && since < said, "{line}");
+    let lasted = line["blocked_seconds"].as_u64().unwrap();
+    assert_eq!(lasted, said.duration_since(since).as_secs().unsigned_abs(), "{line}");
+}
+
+pub(crate) async fn open(sensor: &Sensor) {
     sensor.until_reason(None).await;
     sensor.until_metric("sensor_quota_blocked", &[], |value| value == 0.0).await;
 }
 
-struct Scene<'p> {
-    stage: Stage<'p>,
-    resource: Resource,
-    published: usize,
+pub(crate) struct Scene<'p> {
+    pub(crate) stage: Stage<'p>,
+    pub(crate) resource: Resource,
+    pub(crate) published: usize,
 }
 
 impl Scene<'_> {
-    async fn publish(&mut self, count: usize) {
+    pub(crate) async fn publish(&mut self, count: usize) {
         self.stage.publish(self.published..self.published + count).await;
         self.published += count;
     }
 
-    fn posts(&self) -> usize {
+    pub(crate) fn posts(&self) -> usize {
         self.stage.plane.audit().unwrap().posts(&self.resource, &self.stage.namespace).count()
     }
 
     /// One more message is published, is seen to wait, and nothing is tried for it.
-    async fn one_waits(&mut self, sensor: &Sensor, reason: Reason) {
+    pub(crate) async fn one_waits(&mut self, sensor: &Sensor, reason: Reason) {
         let before = self.posts();
         self.publish(1).await;
         self.stage_waits().await;
@@ -76,7 +92,7 @@ impl Scene<'_> {
         assert_eq!(self.posts(), before, "nothing is tried while {reason} holds");
     }
 
-    async fn stage_waits(&self) {
+    pub(crate) async fn stage_waits(&self) {
         wait::until_true("a message waits", LONG, || async {
             let (pending, unacknowledged) = self.stage.waiting().await;
             pending + unacknowledged > 0
@@ -86,7 +102,7 @@ impl Scene<'_> {
     }
 
     /// Everything published so far has its object, once.
-    async fn all_created(&self, sensor: &Sensor) {
+    pub(crate) async fn all_created(&self, sensor: &Sensor) {
         wait::until_true("every message has its object", LONG, || async {
             self.stage
                 .plane
@@ -101,7 +117,7 @@ impl Scene<'_> {
     }
 }
 
-fn scene(stage: Stage<'_>) -> Scene<'_> {
+pub(crate) fn scene(stage: Stage<'_>) -> Scene<'_> {
     Scene { stage, resource: Resource::workflows(), published: 0 }
 }
 
@@ -273,15 +289,7 @@ async fn a_quota_made_right_behind_its_definition() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
-fn sensor_rules(verbs: &[&str]) -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": verbs},
-    ])
-}
-
-fn login(plane: &ControlPlane, account: &ServiceAccount) -> Login {
+pub(crate) fn login(plane: &ControlPlane, account: &ServiceAccount) -> Login {
     Login::Token(plane.sign_token(account, std::time::Duration::from_secs(3600)).unwrap())
 }
 
@@ -292,11 +300,13 @@ async fn a_right_to_create_that_is_missing_empties_no_stream() {
     let mut stage = Stage::new(plane, &nats, "rights", "75").await;
     let namespace = stage.namespace.clone();
     let account = plane.service_account(&namespace, "sensor", &sensor_rules(&["get", "list", "watch"])).await.unwrap();
-    stage.login(&login(plane, &account));
+    stage.login(&login(plane, &account)).set("JETGATE_TEST_REMIND_EVERY_MS", "1500");
     let mut scene = scene(stage);
     let sensor = scene.stage.start().await;
+    let before = jiff::Timestamp::now();
     scene.publish(100).await;
     blocked(&sensor, Reason::TargetRefused).await;
+    still_blocked(&sensor, Reason::TargetRefused, "cannot create resource \"workflows\"", 100, before).await;
     detail(&sensor, "cannot create resource \"workflows\"").await;
     // One at a time is tried, with growing pauses.
     let refused = sensor.metric("sensor_refusals_total", &["class=\"target_refused\""]).await.unwrap();
@@ -333,19 +343,33 @@ async fn a_namespace_that_is_deleted_under_the_sensor() {
     let namespaces: Api<Namespace> = Api::all(plane.client().await.unwrap());
     namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
     scene.publish(2).await;
-    wait::until_true("the gate is blocked by the namespace or its quota", LONG, || async {
-        matches!(sensor.reason().await.as_deref(), Some("target_refused" | "quota_missing"))
-    })
-    .await
-    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
-    let (pending, unacknowledged) = scene.stage.waiting().await;
-    assert_eq!(pending + unacknowledged, 2, "the stream is not emptied");
-    assert_eq!(scene.stage.dead_letters().await, 0);
-    assert_eq!(sensor.get("/readyz").await.unwrap().0, 200);
-    assert_eq!(sensor.stop().await, Some(0));
+    // The quota goes with the namespace, and the Lease; what stays is that nothing new may be made there.
+    detail(&sensor, "because it is being terminated").await;
+    blocked(&sensor, Reason::TargetRefused).await;
+    let kept = async || {
+        let (pending, unacknowledged) = scene.stage.waiting().await;
+        assert_eq!(pending + unacknowledged, 2, "the stream is not emptied");
+        assert_eq!(scene.stage.dead_letters().await, 0);
+    };
+    kept().await;
     let objects = plane.objects(&scene.resource, &namespace).await.unwrap();
     let patch = kube::api::Patch::Merge(json!({"metadata": {"finalizers": null}}));
     objects.patch("held", &kube::api::PatchParams::default(), &patch).await.unwrap();
+    wait::until_true("the namespace is gone", LONG, || async {
+        matches!(namespaces.get_opt(&namespace).await, Ok(None))
+    })
+    .await
+    .unwrap();
+    detail(&sensor, "the namespace is missing or being deleted").await;
+    detail(&sensor, &format!("namespaces \"{namespace}\" not found")).await;
+    blocked(&sensor, Reason::TargetRefused).await;
+    kept().await;
+    let again = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    plane.apply(&again).await.unwrap();
+    plane.quota(&namespace, "team", &[(&key(), "5")]).await.unwrap();
+    scene.all_created(&sensor).await;
+    open(&sensor).await;
+    assert_eq!(sensor.stop().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

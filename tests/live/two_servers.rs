@@ -21,6 +21,17 @@ fn late_refusal() -> Action {
     Action::Answer { status: StatusCode::FORBIDDEN, headers: Vec::new(), body }
 }
 
+/// What the API server says where two creates charge the quota at once.
+fn lost_race() -> Action {
+    let body = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Conflict", "code": 409,
+        "message": "Operation cannot be fulfilled on resourcequotas \"team\": the object has been modified; please \
+            apply your changes to the latest version and try again",
+        "details": {"name": "team", "kind": "resourcequotas"},
+    });
+    Action::Answer { status: StatusCode::CONFLICT, headers: Vec::new(), body }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn creates_through_a_second_api_server_stay_under_the_limit() {
     let plane = ControlPlane::shared().await.unwrap();
@@ -41,8 +52,19 @@ async fn creates_through_a_second_api_server_stay_under_the_limit() {
     referee.until_created(messages, LONG).await.unwrap_or_else(failed);
     stage.until_drained().await;
     let verdict = stage.verdict(&referee, messages);
-    let retries = sensor.metric("sensor_quota_retries_total", &[]).await.unwrap_or_default();
-    eprintln!("two API servers: {verdict}, {retries} tried again at once, {} by the second", ways.hits());
+    let counted = async |name: &str, label: &str| sensor.metric(name, &[label]).await.unwrap_or_default();
+    let retries = counted("sensor_quota_retries_total", "").await;
+    let refusals = counted("sensor_refusals_total", "class=\"quota_exceeded\"").await;
+    let conflicts = counted("sensor_refusals_total", "class=\"quota_conflict\"").await;
+    let again = counted("sensor_messages_total", "outcome=\"again\"").await;
+    eprintln!(
+        "two API servers: {verdict}, {refusals} refusals, {retries} tried again at once, {again} returned, {conflicts} \
+         conflicts, {} creates by the second",
+        ways.hits()
+    );
+    // Each refusal is tried again with the credit in hand, or its message is returned. A conflict is none.
+    assert!(retries <= refusals && refusals <= retries + again, "{refusals} refusals, {retries} retries");
+    assert_eq!(counted("sensor_trigger_total", "outcome=\"conflict\"").await, conflicts);
     assert!(ways.hits() >= messages as u64, "the creates went through the second API server");
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 20, "{verdict}");
@@ -73,8 +95,18 @@ async fn a_refusal_that_contradicts_a_newer_view_is_tried_again_with_the_credit_
     assert_eq!(posts.hits(), 2, "the refused one, and one more");
     sensor.until_metric("sensor_quota_retries_total", &[], |value| value == 1.0).await;
     sensor.until_metric("sensor_refusals_total", &["quota_exceeded"], |value| value == 1.0).await;
+    // A charge to the quota that lost a race is no refusal, and has a count of its own.
+    let lost = proxy.rule(Matching::post("/workflows").once(), lost_race());
+    stage.publish(6..7).await;
+    referee.until_created(7, LONG).await.unwrap_or_else(failed);
+    stage.until_drained().await;
+    assert_eq!(lost.hits(), 1);
+    sensor.until_metric("sensor_trigger_total", &["outcome=\"conflict\""], |value| value == 1.0).await;
+    sensor.until_metric("sensor_refusals_total", &["quota_conflict"], |value| value == 1.0).await;
+    assert_eq!(sensor.metric("sensor_quota_retries_total", &[]).await, Some(1.0), "as before");
+
     // With the credit in hand: the message was delivered once, so it never went back.
-    sensor.until_metric("sensor_messages_total", &["outcome=\"done\""], |value| value == 6.0).await;
+    sensor.until_metric("sensor_messages_total", &["outcome=\"done\""], |value| value == 7.0).await;
     let again = sensor.metric("sensor_messages_total", &["outcome=\"again\""]).await;
     assert_eq!(again.unwrap_or_default(), 0.0);
     assert_eq!(sensor.reason().await, None, "one late refusal closes no gate");

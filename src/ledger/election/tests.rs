@@ -341,3 +341,77 @@ fn a_leader_that_nats_does_not_answer_gives_the_lease_up_until_it_does() {
     election.heard(now);
     assert_eq!(replaced(&election.step(Event::Tick, now)).1.holder, "me");
 }
+
+fn lack(verb: &'static str) -> Lack {
+    let text = format!("cannot {verb} resource");
+    Lack { verb, resource: "leases.coordination.k8s.io", what: crate::message::RefusedWhat::Rights, text }
+}
+
+#[test]
+fn a_lasting_refusal_of_reads_is_believed_and_over_with_the_next_answer() {
+    let (mut election, t0) = start();
+    for second in 0..=2 {
+        assert_eq!(election.lack(), None, "after {second} s");
+        let now = t0 + secs(second);
+        assert_eq!(election.step(Event::Refused(lack("get")), now), []);
+        assert_eq!(election.step(Event::Tick, now + secs(1)), [Action::Read], "it is asked again");
+    }
+    assert_eq!(election.lack(), Some(&lack("get")));
+    // No answer at all says nothing about rights.
+    election.step(Event::ReadFailed, t0 + secs(3));
+    assert_eq!(election.lack(), None);
+    election.step(Event::Tick, t0 + secs(4));
+    for second in 4..=6 {
+        election.step(Event::Refused(lack("get")), t0 + secs(second));
+        election.step(Event::Tick, t0 + secs(second + 1));
+    }
+    assert!(election.lack().is_some());
+    assert!(matches!(election.step(Event::Seen(None), t0 + secs(7)).as_slice(), [Action::Create(_)]));
+    assert_eq!(election.lack(), None);
+}
+
+#[test]
+fn a_refused_write_is_believed_although_reads_succeed_until_a_write_does() {
+    let (mut election, t0) = start();
+    let mut now = t0;
+    let mut actions = election.step(Event::Seen(None), now);
+    for _ in 0..3 {
+        assert!(matches!(actions.as_slice(), [Action::Create(_)]), "{actions:?}");
+        assert_eq!(election.step(Event::Refused(lack("create")), now), [Action::Read]);
+        assert_eq!(election.step(Event::Seen(None), now), [], "not at once");
+        now += secs(1);
+        actions = election.step(Event::Tick, now);
+    }
+    assert_eq!(election.lack(), Some(&lack("create")));
+    assert_eq!(election.leading(now), None);
+    assert_eq!(election.step(Event::WriteDone(lease("me", 4)), now), [Action::BecameLeader { epoch: 4 }]);
+    assert_eq!(election.lack(), None);
+}
+
+#[test]
+fn what_we_lack_is_in_nobodys_way_where_another_leads() {
+    let (mut election, mut now) = start();
+    election.step(Event::Seen(Some(lease("", 3))), now);
+    for _ in 0..4 {
+        election.step(Event::Refused(lack("update")), now);
+        election.step(Event::Seen(Some(lease("", 3))), now);
+        now += secs(1);
+        election.step(Event::Tick, now);
+    }
+    assert!(election.lack().is_some());
+    election.step(Event::Refused(lack("update")), now);
+    election.step(Event::Seen(Some(lease("other", 5))), now);
+    assert_eq!(election.lack(), None, "it has just taken the Lease");
+    // It is dead: that it holds the Lease says nothing then.
+    for second in 1..=9 {
+        match election.step(Event::Tick, now + secs(second)).as_slice() {
+            [Action::Read] => drop(election.step(Event::Seen(Some(lease("other", 5))), now + secs(second))),
+            [Action::Replace { .. }] => {
+                assert_eq!(election.step(Event::Refused(lack("update")), now + secs(second)), [Action::Read]);
+                election.step(Event::Seen(Some(lease("other", 5))), now + secs(second));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(election.lack().is_some());
+}

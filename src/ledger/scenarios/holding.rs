@@ -228,3 +228,41 @@ fn numbers_go_where_the_holder_says() {
     assert_eq!(stand.out("a").iter().collect::<Vec<_>>(), [1, 3]);
     assert_eq!(stand.of("a").report_interval(), secs(10) / 3);
 }
+
+#[test]
+fn a_right_to_the_quotas_that_is_missing_is_said_and_opens_when_it_is_given() {
+    let lack = |verb| Lack {
+        verb,
+        resource: "resourcequotas",
+        what: crate::message::RefusedWhat::Rights,
+        text: format!("User \"u\" cannot {verb} resource \"resourcequotas\""),
+    };
+    // From the start: not listed yet is not the whole truth.
+    let mut stand = Stand::bare(Books::empty());
+    stand.counting("a");
+    stand.report("a", 1);
+    assert_eq!(stand.reason("a"), Some(Reason::LeaderSettling));
+    stand.ledger.quotas_refused(lack("list"), stand.now);
+    stand.act();
+    let grant = stand.grants.last().unwrap().clone();
+    assert_eq!(grant.reason, Some(Reason::TargetRefused), "told without a question");
+    assert_eq!(
+        grant.detail,
+        "the right to list resourcequotas is missing; the API server says: User \"u\" cannot list resource \
+         \"resourcequotas\""
+    );
+    stand.quotas(vec![count_quota(1, "5", "0")]);
+    stand.objects(&[]);
+    assert_eq!(stand.of("a").unused(), 1);
+    // Taken later: a list that succeeds is no watch.
+    stand.ledger.quotas_refused(lack("watch"), stand.now);
+    stand.act();
+    stand.quotas(vec![count_quota(1, "5", "0")]);
+    stand.report("a", 3);
+    assert_eq!(stand.reason("a"), Some(Reason::TargetRefused));
+    assert_eq!(stand.of("a").unused(), 1, "nothing more");
+    stand.ledger.quota_watch_alive(stand.now);
+    stand.act();
+    assert_eq!(stand.of("a").unused(), 4);
+    assert_eq!(stand.ledger.quota_lack(), None);
+}

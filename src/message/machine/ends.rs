@@ -74,7 +74,6 @@ impl Machine {
                 if self.tries.conflicts >= MOST_CONFLICTS {
                     self.give_up(Why::Conflict, retry::refused(self.handed.delivered, self.seed), actions);
                 } else {
-                    actions.push(Action::Count(Noted::ConflictRetried));
                     let pause = retry::grow(CONFLICT_BASE, CONFLICT_CAP, self.tries.conflicts, self.seed);
                     self.state = State::Waiting(Wait::Retry { at: after(now, pause) });
                 }

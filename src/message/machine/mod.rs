@@ -241,7 +241,8 @@ impl Machine {
         actions
     }
 
-    /// When it wants [`Event::Tick`] at the latest; `None` where only an answer or a fact goes on with it.
+    /// When it wants [`Event::Tick`] at the latest; `None` where only an answer or a fact goes on with it. Facts may
+    /// change earlier: the driver ticks when they do, and at the end of the lease.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let hold_end = self.hold_end();
@@ -285,7 +286,6 @@ impl Machine {
             // What is true from now on; a state that waits looks at it next, a call is answered first.
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::Tick) => {}
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::ConnectionLost) => self.link.lost = true,
-            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::LeaseOver) => self.stop_for(Why::LeaseOver),
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::HolderDead) => self.stop_for(Why::HolderDead),
             (Idle | Waiting(_) | Calling(_) | Finished(_), Event::Shutdown) => {
                 self.stop_for(Why::Shutdown);

@@ -99,7 +99,7 @@ impl Judge {
         self.has_effect |= facts.record == Says::Done;
         match (self.call.clone(), event) {
             (_, Event::ConnectionLost) => self.lost = true,
-            (_, Event::LeaseOver | Event::HolderDead | Event::Shutdown) => self.stopped = true,
+            (_, Event::HolderDead | Event::Shutdown) => self.stopped = true,
             (_, Event::ProgressConfirmed) => {
                 let asked = self.progress.take();
                 self.kept_from = asked.filter(|_| !self.lost).unwrap_or(self.kept_from);
@@ -279,23 +279,22 @@ impl Dice {
     }
 
     fn any_event(&mut self) -> Event {
-        match self.below(17) {
+        match self.below(16) {
             0 => Event::Start,
             1 => Event::Tick,
             2 => Event::ConnectionLost,
-            3 => Event::LeaseOver,
-            4 => Event::HolderDead,
-            5 => Event::Shutdown,
-            6 => Event::ProgressConfirmed,
-            7 => Event::ProgressFailed,
-            8 => Event::Looked(self.looked()),
-            9 => Event::Version(self.version()),
-            10 => Event::Rendered(self.rendered()),
-            11 => Event::Created,
-            12 => Event::Refused(self.answer()),
-            13 => Event::NoAnswer,
-            14 => Event::NotSent,
-            15 => Event::DeadStored(self.confirmed()),
+            3 => Event::HolderDead,
+            4 => Event::Shutdown,
+            5 => Event::ProgressConfirmed,
+            6 => Event::ProgressFailed,
+            7 => Event::Looked(self.looked()),
+            8 => Event::Version(self.version()),
+            9 => Event::Rendered(self.rendered()),
+            10 => Event::Created,
+            11 => Event::Refused(self.answer()),
+            12 => Event::NoAnswer,
+            13 => Event::NotSent,
+            14 => Event::DeadStored(self.confirmed()),
             _ => Event::Acked(self.confirmed()),
         }
     }

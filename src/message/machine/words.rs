@@ -68,7 +68,9 @@ pub struct Facts {
     pub record_version: Option<u64>,
     /// Whether the record has a gap that may concern this message.
     pub in_doubt: bool,
-    /// The end of the holder's own lease; `None` without a grant. Far away where gating is off.
+    /// The end of the holder's own lease; `None` without a grant. Far away where gating is off. A fact and no event,
+    /// because a lease that is over may be renewed: what counts is how it is when something is to be done. So a
+    /// [`Event::Tick`] is due at the end of it, too.
     pub lease_until: Option<Instant>,
     /// Whether NATS is connected.
     pub connected: bool,
@@ -89,8 +91,6 @@ pub enum Event {
     Tick,
     /// The connection that brought the message is gone.
     ConnectionLost,
-    /// The holder's lease is over.
-    LeaseOver,
     /// The leader counts the holder as dead: it was told to start a new id.
     HolderDead,
     /// The process ends.
@@ -243,8 +243,6 @@ impl Block {
 pub enum Noted {
     /// A refusal by the quota contradicted a newer view, and is tried again with the number in hand.
     RefusalRetried,
-    /// The charge to the quota lost a race, and is tried again.
-    ConflictRetried,
     /// A create is ordered although an earlier object may have come and gone.
     PossibleDuplicate,
 }

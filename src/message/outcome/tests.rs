@@ -202,3 +202,17 @@ proptest! {
         prop_assert!(!poison || code == 500 || own.contains(&(code, status.reason.as_str())));
     }
 }
+
+#[test]
+fn what_is_denied_to_a_call_that_is_none_of_a_messages() {
+    assert_eq!(denied(&forbidden("leases is forbidden: User \"u\" cannot get resource")), Some(RefusedWhat::Rights));
+    let mut going = forbidden("leases is forbidden: unable to create new content");
+    going.causes = vec![Cause { reason: "NamespaceTerminating".into(), ..Cause::default() }];
+    assert_eq!(denied(&going), Some(RefusedWhat::Namespace));
+    let mut gone = status(404, "NotFound", "namespaces \"n\" not found");
+    (gone.kind, gone.group) = ("namespaces".into(), String::new());
+    assert_eq!(denied(&gone), Some(RefusedWhat::Namespace));
+    for code in [401, 404, 409, 429, 500, 503] {
+        assert_eq!(denied(&status(code, "", "")), None, "{code}");
+    }
+}

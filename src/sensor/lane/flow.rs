@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::lines::{self, Sources};
 use super::{Lane, PULL_PAUSE};
 use crate::clock;
-use crate::gate::{GateFacts, Heard, Reason, Reasons};
+use crate::gate::{Candidacy, GateFacts, Heard, Reason, Reasons};
 use crate::jetstream::{PullError, Puller};
 use crate::sensor::asking::News;
 use crate::sensor::block::LocalBlock;
@@ -160,40 +161,56 @@ impl Lane {
             Some(_) if !self.credits.may_use(now) => Heard::Over,
             Some(grant) => Heard::Live(grant.reason),
         };
-        let may_pull = self.credits.may_use(now) && self.shared.record_stands();
+        let candidacy = self.lease.borrow().candidacy;
+        let stands = self.shared.record_stands();
+        let heard = match heard {
+            heard if self.credits.is_gated() => heard,
+            // Without a gate a leader is needed for the record alone.
+            Heard::Never | Heard::Over | Heard::Live(_) if stands || candidacy == Candidacy::Stands => {
+                Heard::Live(None)
+            }
+            Heard::Never | Heard::Over | Heard::Live(_) => Heard::Never,
+        };
         let local = Reasons::NONE
             .with_if(!self.known_connection.up, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
-            // The cause of there being no grant or no record, and none for as long as there is one.
-            .with_if(*self.api_down.borrow() && !may_pull, Reason::ApiDown)
-            .with_if(self.credits.may_use(now) && !may_pull, Reason::LeaderSettling)
+            .with_if(!stands && matches!(heard, Heard::Live(_)), Reason::LeaderSettling)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {
             credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),
             in_hand: self.credits.busy(),
-            heard: if self.credits.is_gated() { heard } else { Heard::Live(None) },
+            heard,
+            candidacy,
             local,
         };
-        if let Some(transition) = self.gate.update(facts, now) {
-            let detail = match (&self.block, grant) {
-                (Some(block), _) => block.detail.clone(),
-                (None, Some(grant)) => grant.detail.clone(),
-                (None, None) => String::new(),
-            };
-            tracing::debug!(from = %transition.from, to = %transition.to, detail, "gate moved");
-            self.detail = detail;
+        let moved = self.gate.update(facts, now);
+        {
+            let lease = self.lease.borrow();
+            let nats = self.known_connection.last_error.as_deref();
+            let grant = grant.filter(|_| self.credits.may_use(now));
+            let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };
+            let detail = lines::detail(self.gate.reason(), from);
+            if self.detail != detail {
+                detail.clone_into(&mut self.detail);
+            }
+        }
+        if let Some(transition) = moved {
+            tracing::debug!(from = %transition.from, to = %transition.to, detail = self.detail, "gate moved");
         }
         if let Some(said) = self.announcer.due(&self.gate, now) {
             self.board.say(&said, &self.detail);
         }
         self.shared.metrics.blocked.set(self.gate.gauge());
-        if let Some(reminded) = self.reminder.due(&self.gate, waiting.pending, now) {
+        let waits = lines::waiting(waiting, self.in_hand.len());
+        if let Some(reminded) = self.reminder.due(&self.gate, waits, now) {
             tracing::info!(
                 reason = reminded.reason.as_str(),
+                since = %lines::since(reminded.lasted, clock::wall()),
                 blocked_seconds = reminded.lasted.as_secs(),
                 waiting = reminded.waiting,
-                detail = grant.map_or("", |grant| grant.detail.as_str()),
+                detail = self.detail,
+                freed_by = reminded.reason.freed_by(),
                 "still blocked"
             );
         }

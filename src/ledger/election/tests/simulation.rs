@@ -344,7 +344,7 @@ fn unanswered(event: Event) -> Answer {
         Event::WriteConflict => Answer::Conflict,
         Event::ReadFailed => Answer::Failed { read: true },
         Event::WriteFailed => Answer::Failed { read: false },
-        Event::Tick | Event::Shutdown => panic!("no answer"),
+        Event::Tick | Event::Shutdown | Event::Refused(_) => panic!("no answer"),
     }
 }
 

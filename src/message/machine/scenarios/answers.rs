@@ -73,7 +73,7 @@ fn a_refusal_may_hide_an_object() {
 fn a_lost_race_for_the_quota_is_looked_up_and_tried_again() {
     let mut bench = Bench::fresh().created_is_ordered();
     for _ in 0..5 {
-        assert_eq!(bench.on(Event::Refused(Answer::QuotaConflict)), [Action::Count(Noted::ConflictRetried)]);
+        assert_eq!(bench.on(Event::Refused(Answer::QuotaConflict)), []);
         assert_eq!(bench.wait(), [Action::Lookup]);
         let create = bench.create();
         assert_eq!(bench.on(absent()), create);
@@ -217,10 +217,8 @@ fn a_late_confirmation_does_not_restore_the_hold() {
 // ---- 7, 8: ends from outside ----
 
 #[test]
-fn lease_holder_and_shutdown_end_what_was_not_created() {
-    for (event, why) in
-        [(Event::LeaseOver, Why::LeaseOver), (Event::HolderDead, Why::HolderDead), (Event::Shutdown, Why::Shutdown)]
-    {
+fn holder_and_shutdown_end_what_was_not_created() {
+    for (event, why) in [(Event::HolderDead, Why::HolderDead), (Event::Shutdown, Why::Shutdown)] {
         // Under way: answered first.
         let mut bench = Bench::fresh();
         bench.on(Event::Start);
@@ -241,9 +239,35 @@ fn lease_holder_and_shutdown_end_what_was_not_created() {
     }
 }
 
+/// It is no event but a fact: at the tick of its end what waits goes back, and where it was renewed meanwhile nothing
+/// happens.
+#[test]
+fn the_end_of_the_lease_ends_what_waits_and_was_not_created() {
+    let waiting = || {
+        let mut bench = Bench::redelivered();
+        bench.on(Event::Start);
+        bench.on(absent());
+        bench.on(Event::Version(Some(105)));
+        bench.facts.lease_until = Some(bench.now + ms(300));
+        bench
+    };
+    let mut bench = waiting();
+    assert_eq!(bench.later(ms(299), Event::Tick), []);
+    assert_eq!(bench.later(ms(1), Event::Tick), [RETURN, short(2)]);
+    bench.naks_for(Why::LeaseOver);
+    let mut bench = waiting();
+    bench.facts.lease_until = Some(bench.now + secs(3));
+    assert_eq!(bench.later(ms(300), Event::Tick), []);
+    // A create under way is answered first, and one in doubt resolved.
+    let mut bench = Bench::fresh().created_is_ordered();
+    bench.facts.lease_until = Some(bench.now);
+    assert_eq!(bench.on(Event::Tick), []);
+    assert_eq!(bench.on(Event::Created), [MADE, Action::Ack]);
+}
+
 #[test]
 fn a_create_under_way_is_finished_and_one_in_doubt_resolved_but_not_repeated() {
-    for event in [Event::LeaseOver, Event::HolderDead, Event::Shutdown] {
+    for event in [Event::HolderDead, Event::Shutdown] {
         let mut bench = Bench::fresh().created_is_ordered();
         assert_eq!(bench.on(event.clone()), []);
         assert_eq!(bench.on(Event::Created), [MADE, Action::Ack]);

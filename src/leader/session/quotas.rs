@@ -1,0 +1,52 @@
+//! How the session reads the quotas beside their watch, and what it says where that is refused.
+
+use std::time::Instant;
+
+use super::{Done, Session};
+use crate::clock;
+use crate::gate::QuotaView;
+use crate::k8s::{CallError, Cluster};
+use crate::leader::watches;
+use crate::message::denied;
+
+impl Session<'_> {
+    pub(super) fn read_quotas(&mut self) {
+        let (cluster, namespace) = (self.leader.cluster.clone(), self.leader.settings.namespace.clone());
+        self.calls.push(Box::pin(async move {
+            let began = clock::now();
+            let result = list_quotas(&cluster, &namespace).await;
+            Done::Quotas { result, began }
+        }));
+    }
+
+    /// A read beside the watch failed. What is refused is judged by the watch, which asks again and again.
+    pub(super) fn quotas_unread(&mut self, error: &CallError, now: Instant) {
+        if error.status().and_then(denied).is_none() {
+            self.trouble("quotas", error);
+        }
+        self.ledger.quotas_read_failed(now);
+    }
+
+    /// Says what lacks to know the quotas, once for each change.
+    pub(super) fn say_lack(&mut self) {
+        let lack = self.ledger.quota_lack();
+        if self.said_lack.as_ref() == lack {
+            return;
+        }
+        let namespace = &self.leader.settings.namespace;
+        match lack {
+            Some(lack) => tracing::warn!(
+                namespace,
+                detail = lack.detail(),
+                "the quotas may not be listed and watched: nothing is granted; trying on"
+            ),
+            None => tracing::info!(namespace, "the quotas may be listed and watched again"),
+        }
+        self.said_lack = lack.cloned();
+    }
+}
+
+async fn list_quotas(cluster: &Cluster, namespace: &str) -> Result<Vec<QuotaView>, CallError> {
+    let (views, _) = cluster.list_quotas(namespace).await?;
+    Ok(watches::readable(views))
+}
