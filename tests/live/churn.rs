@@ -66,7 +66,7 @@ impl Cell {
             .await
             .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
         stage.until_drained().await;
-        let verdict = stage.verdict(&referee, published);
+        let verdict = stage.verdict(&referee, published).await;
         let retries = sensor.metric("sensor_quota_retries_total", &[]).await.unwrap_or_default();
         let codes = plane.audit().unwrap().post_codes(&Resource::workflows(), &stage.namespace);
         eprintln!(
@@ -76,8 +76,6 @@ impl Cell {
             self.limit, self.per_second, verdict.most_alive, verdict.refusals_403, verdict.posts,
         );
         assert!(verdict.is_clean(), "{verdict}");
-        // More where the API server stored an object and came too late to say so.
-        assert!(verdict.created >= verdict.posts_201, "the referee missed {verdict}, {} answered", verdict.posts_201);
         assert!(verdict.most_alive <= self.limit, "{verdict}, limit {}", self.limit);
         assert_eq!(stage.dead_letters().await, 0);
         assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
@@ -130,6 +128,9 @@ async fn pulses(stage: &Stage<'_>, referee: &Referee, sensor: &Sensor, span: Dur
     }
 }
 
+/// More messages than any run near the limit takes.
+const BACKLOG: usize = 9000;
+
 async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -> Verdict {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
@@ -139,9 +140,9 @@ async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -
     }
     let referee = stage.referee().await;
     let sensor = stage.start().await;
-    stage.publish(0..9000).await;
+    stage.publish(0..BACKLOG).await;
     pulses(&stage, &referee, &sensor, span).await;
-    let verdict = stage.verdict(&referee, 0);
+    let verdict = stage.verdict(&referee, BACKLOG).await;
     eprintln!("churn near the limit of 71, {settings:?}: {verdict}");
     verdict
 }
@@ -149,7 +150,7 @@ async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -
 #[tokio::test(flavor = "multi_thread")]
 async fn at_300_a_second_near_the_limit() {
     let verdict = near_the_limit("near", &[], Duration::from_secs(if soak() { 20 } else { 8 })).await;
-    assert!(verdict.doubled.is_empty(), "{verdict}");
+    assert!(verdict.is_clean_so_far(0), "{verdict}");
     assert!(verdict.most_alive <= 71, "{verdict}");
 }
 

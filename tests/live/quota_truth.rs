@@ -65,7 +65,7 @@ async fn a_trickle_waits_for_no_event_that_does_not_come() {
     let longest = describe("one release at a time at full use", took);
     assert!(longest < NEVER_BY_AN_EVENT, "{longest:?}");
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 101);
+    let verdict = stage.verdict(&referee, 101).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 71, "{verdict}");
     assert_eq!(verdict.refusals_403, 0, "{verdict}");
@@ -95,7 +95,7 @@ async fn nothing_is_lost_when_nothing_is_freed_for_30_seconds() {
     assert_eq!(finisher.finish_all().await.unwrap(), 71);
     referee.until_created(120, LONG).await.unwrap_or_else(say(&sensor));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 120);
+    let verdict = stage.verdict(&referee, 120).await;
     eprintln!("nothing freed for 30 s: {verdict}");
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 71, "{verdict}");
@@ -151,9 +151,9 @@ async fn a_foreign_writer_takes_the_last_slot_between_grant_and_create() {
     let _finisher = Finisher::start(plane, &workflows, &stage.namespace, pace).await.unwrap();
     referee.until_created(8, LONG).await.unwrap_or_else(say(&sensor));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 8);
+    let verdict = stage.verdict(&referee, 7).await;
     eprintln!("foreign writer: {verdict}, {} POSTs", verdict.posts);
-    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.is_clean_beside(1), "{verdict}");
     assert!(verdict.most_alive <= 5, "{verdict}");
     assert!(verdict.refusals_403 <= 6, "refused once, and perhaps tried again within 100 ms: {verdict}");
     assert_eq!(stage.dead_letters().await, 0);
@@ -182,7 +182,7 @@ async fn two_quotas_on_one_resource_both_bound_it() {
     let _finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
     referee.until_created(60, LONG).await.unwrap_or_else(say(&sensor));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 60);
+    let verdict = stage.verdict(&referee, 60).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 19, "{verdict}");
     assert!(verdict.refusals_403 <= RARE, "{verdict}");
@@ -218,7 +218,7 @@ async fn hard_lowered_below_used_blocks_until_enough_is_gone() {
     let since = tally.objects().nth(19).unwrap().seen_after;
     let most = tally.timeline().iter().filter(|(at, _)| *at >= since).map(|(_, alive)| *alive).max();
     assert!(most <= Some(9), "{most:?} alive after the limit became 9");
-    let verdict = stage.verdict(&referee, 50);
+    let verdict = stage.verdict(&referee, 50).await;
     eprintln!("hard lowered from 20 to 10: {verdict}");
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.refusals_403 <= RARE, "{verdict}");
@@ -281,8 +281,8 @@ async fn many_objects_of_others_are_counted_and_do_not_fill_the_memory() {
     );
     assert!(mib(full) < 96.0, "{:.1} MiB", mib(full));
     sensor.until_metric("jetgate_objects_watched", &[], |value| value == (others + 20) as f64).await;
-    let verdict = stage.verdict(&referee, others + 30);
-    assert!(verdict.is_clean(), "{verdict}");
+    let verdict = stage.verdict(&referee, 30).await;
+    assert!(verdict.is_clean_beside(others), "{verdict}");
     assert!(verdict.most_alive <= others + 20, "{verdict}");
     assert_eq!(plane.used(&stage.namespace, "team", &key).await.unwrap().unwrap(), format!("{}", others + 20));
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));

@@ -156,7 +156,7 @@ async fn a_gap_in_the_record_is_said_and_on_doubt_decides() {
         sensor.until_metric("sensor_record_gaps_total", &[], |gaps| gaps == 1.0).await;
         assert_eq!(sensor.lines("record gap").len(), 1, "said once:\n{}", sensor.log());
         stage.until_drained().await;
-        let verdict = stage.verdict(referee, MESSAGES);
+        let verdict = stage.verdict(referee, MESSAGES).await;
         let created = number == 0;
         let doubled = if created { MESSAGES } else { 0 };
         assert_eq!(verdict.posts_201, MESSAGES + doubled, "{verdict}");
@@ -205,7 +205,7 @@ async fn a_record_that_somebody_deleted_is_a_gap() {
     sensor.until_metric("sensor_record_gaps_total", &[], |gaps| gaps == 1.0).await;
     assert_eq!(sensor.lines("record gap").len(), 1, "said once:\n{}", sensor.log());
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, MESSAGES);
+    let verdict = stage.verdict(&referee, MESSAGES).await;
     assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert_eq!(stage.dead_letters().await, MESSAGES as u64);
     stage.publish(MESSAGES..MESSAGES + 1).await;

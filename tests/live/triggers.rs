@@ -534,7 +534,7 @@ async fn without_a_quota_only_max_in_flight_bounds() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     until_drained(&stage, &sensor).await;
-    let verdict = stage.verdict(&referee, 50);
+    let verdict = stage.verdict(&referee, 50).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
 }
