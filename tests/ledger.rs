@@ -169,3 +169,23 @@ fn a_create_sent_again_after_death_is_found_out() {
 fn a_holder_that_goes_on_after_its_death_is_found_out() {
     found_out(Mutant::IgnoresRestart, 4_000, &["V1", "V3", "V5"]);
 }
+
+#[test]
+fn grants_that_ignore_used_are_found_out() {
+    found_out(Mutant::IgnoresUsed, 2_000, &["V2"]);
+}
+
+#[test]
+fn grants_that_ignore_used_of_cpu_are_found_out() {
+    found_out(Mutant::IgnoresUsedCpu, 2_000, &["V2"]);
+}
+
+#[test]
+fn grants_that_ignore_the_live_side_are_found_out() {
+    found_out(Mutant::IgnoresLive, 2_000, &["V1", "V2"]);
+}
+
+#[test]
+fn grants_by_an_old_reading_are_found_out() {
+    found_out(Mutant::IgnoresNews, 2_000, &["V2"]);
+}
