@@ -39,8 +39,8 @@ test: testbed fmt lint ## All tests: format, clippy, docs, unit, property, integ
 	@echo "make test: everything passed"
 
 .PHONY: soak
-soak: testbed ## The long versions: every cell of the churn table, more cuts, more seeds
-	JETGATE_SOAK=1 $(CARGO) test --workspace --features testing -- --nocapture
+soak: testbed ## The long versions: every cell of the churn table, more cuts, ten times as many seeds
+	JETGATE_SOAK=1 PROPTEST_CASES=2560 $(CARGO) test --workspace --features testing -- --nocapture
 
 .PHONY: bench
 bench: testbed ## The benchmarks, each beside the bare client in the same run
