@@ -1,14 +1,23 @@
 //! What must have become of the messages of a stage's stream: one object each, and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use testbed::referee::{StreamMessage, stream_messages};
-use testbed::{Referee, Verdict, wait};
+use testbed::{Referee, Resource, Verdict, wait};
 
 use crate::support::{LONG, Sensor, Stage};
 
 /// The name of the trigger in the sensor file of most tests.
 const TRIGGER: &str = "create-workflow";
+
+/// What the API server's quota did to POSTs of messages that all have their object in the end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct TriedAgain {
+    /// Answered with 403.
+    pub(crate) refused: usize,
+    /// Lost the race for the quota's status: 409, `Conflict`.
+    pub(crate) conflicts: usize,
+}
 
 impl Stage<'_> {
     /// The identity that the object of a message must bear, as the protocol writes it.
@@ -38,6 +47,34 @@ impl Stage<'_> {
         expected.extend(self.gone.iter().cloned());
         assert_eq!(expected.len(), messages, "what the stream holds, and what was published");
         referee.verdict(&self.plane.audit().unwrap(), "jetgate.dev/message", expected)
+    }
+
+    /// The POSTs of this many messages, by the audit log: one for each that ended in 201, after those that the quota
+    /// refused or that raced for it, and no other. None ended in `AlreadyExists`, which costs the quota a slot.
+    pub(crate) fn posts(&self, verdict: &Verdict, messages: usize) -> TriedAgain {
+        let audit = self.plane.audit().unwrap();
+        let mut by_name: BTreeMap<&str, Vec<(u16, &str)>> = BTreeMap::new();
+        let resource = Resource::workflows();
+        for post in audit.posts(&resource, &self.namespace).filter(|post| post.name.starts_with("order-")) {
+            by_name.entry(&post.name).or_default().push((post.code, &post.reason));
+        }
+        assert_eq!(by_name.len(), messages, "names that were tried");
+        let mut again = TriedAgain { refused: 0, conflicts: 0 };
+        for (name, answers) in &by_name {
+            let (last, before) = answers.split_last().unwrap();
+            assert_eq!(last.0, 201, "the last of {answers:?} for {name}");
+            for answer in before {
+                match answer {
+                    (403, "Forbidden") => again.refused += 1,
+                    (409, "Conflict") => again.conflicts += 1,
+                    _ => panic!("{answers:?} for {name}"),
+                }
+            }
+        }
+        println!("{again:?}");
+        let TriedAgain { refused, conflicts } = again;
+        assert_eq!(verdict.posts, messages + refused + conflicts + verdict.foreign, "{again:?}, {verdict}");
+        again
     }
 
     /// Created in the end and acknowledged, each once, nothing dead.
