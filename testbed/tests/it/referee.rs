@@ -104,6 +104,7 @@ async fn objects_are_finished_by_age_at_random_and_on_demand() {
     let pace = Pace::AtRandom { per_second: 50.0, seed: 7 };
     finisher.set_pace(pace).await.unwrap();
     referee.until_alive(0, SOON).await.unwrap();
+    assert_eq!(finisher.finished().picked, 9, "the one that was told is not of its own pace");
 
     finisher.set_pace(Pace::After(Duration::from_millis(300))).await.unwrap();
     make(plane, &namespace, "old", "old").await;
