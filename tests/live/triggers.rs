@@ -568,7 +568,9 @@ async fn bare_delay(stage: &Stage<'_>) -> Duration {
 async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "idle", "10").await;
+    let mut stage = Stage::new(plane, &nats, "idle", "10").await;
+    // A report is due every 20 s.
+    stage.set("BACKPRESSURE_SIGNAL_MAX_AGE", "60s");
     let referee = stage.referee().await;
     let sensor = stage.start().await;
     sensor.until_metric("sensor_credits", &["state=\"unused\""], |value| value == 9.0).await;
@@ -578,8 +580,8 @@ async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
     let grants = sensor.metric("jetgate_grants_total", &[]).await.unwrap();
     let workflows = Resource::workflows();
     let mut delays = Vec::new();
-    for id in 0..3_usize {
-        let bare = bare_delay(&stage).await;
+    for id in 0..7_usize {
+        let before = bare_delay(&stage).await;
         let sent = Timestamp::now();
         stage.publish(id..id + 1).await;
         referee.until_created(id + 1, LONG).await.unwrap();
@@ -590,13 +592,19 @@ async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
         .await
         .unwrap();
         let received = post.received.as_nanosecond() - sent.as_nanosecond();
+        // What the machine does beside is in the yardstick, too: the slower of the one before and the one after.
+        let bare = before.max(bare_delay(&stage).await);
         delays.push((Duration::from_nanos(u64::try_from(received.max(0)).unwrap()), bare));
     }
     println!("publish to POST on the wire, beside a bare pull: {delays:?}");
     assert_eq!(sensor.metric("jetgate_grants_total", &[]).await, Some(grants), "no grant was needed");
     assert_eq!(sensor.metric("sensor_credits", &["state=\"top\""]).await, Some(9.0));
-    // Not a pull's expiry, nor a lease, nor a poll: whatever the machine does beside.
-    let best = delays.iter().map(|(delay, _)| *delay).min().unwrap();
-    assert!(best < Duration::from_secs(1), "the message waited for something: {delays:?}");
+    // The first one waited for no report (20 s) and no poll (30 s). A pull ends after a second, at a moment that has
+    // nothing to do with the message: who waits for that is late by half of it in the mean.
+    let late = |(delay, bare): &(Duration, Duration)| delay.saturating_sub(*bare * 10);
+    assert!(late(&delays[0]) < Duration::from_millis(500), "the first message waited for something: {delays:?}");
+    let mut late: Vec<_> = delays.iter().map(late).collect();
+    late.sort_unstable();
+    assert!(late[late.len() / 2] < Duration::from_millis(150), "the messages waited for something: {delays:?}");
     assert_eq!(sensor.stop().await, Some(0));
 }
