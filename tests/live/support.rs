@@ -314,9 +314,14 @@ impl<'p> Stage<'p> {
 
     /// How often the consumer has handed out messages, by the server's count (a killed server counts from before).
     pub(crate) async fn handed_out(&self) -> u64 {
+        self.consumer().await.delivered.consumer_sequence
+    }
+
+    /// What the server says of the durable.
+    pub(crate) async fn consumer(&self) -> jetstream::consumer::Info {
         let stream = self.jetstream().get_stream(&self.stream).await.unwrap();
         let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(&self.sensor).await.unwrap();
-        consumer.get_info().await.unwrap().delivered.consumer_sequence
+        consumer.get_info().await.unwrap()
     }
 }
 

@@ -459,6 +459,7 @@ async fn the_log_trigger_without_a_quota() {
         "gating is off: BACKPRESSURE_QUOTA_NAME is not set; only MAX_IN_FLIGHT bounds what is in hand"
     );
     assert_eq!(off[0]["max_in_flight"], 256);
+    assert_eq!(stage.consumer().await.config.max_ack_pending, 1024, "four times MAX_IN_FLIGHT");
     assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(0.0));
     assert_eq!(sensor.stop().await, Some(0));
 }
@@ -528,6 +529,7 @@ async fn without_a_quota_only_max_in_flight_bounds() {
     stage.publish(0..50).await;
     sensor.until_metric("sensor_inflight", &[], |value| value == 5.0).await;
     assert_eq!(stage.waiting().await, (45, 5), "no more than MAX_IN_FLIGHT are taken");
+    assert_eq!(stage.consumer().await.config.max_ack_pending, 20, "four times MAX_IN_FLIGHT");
     proxy.pass();
     referee
         .until_created(50, LONG)
