@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use world::{Mutant, Violation, World};
 
-/// How many schedules a plain run plays.
+/// How many schedules a plain run plays; a soak plays ten times as many.
 const SCHEDULES: u64 = 100_000;
 
 fn number(name: &str) -> Option<u64> {
@@ -83,7 +83,8 @@ fn no_schedule_breaks_an_invariant() {
         assert_eq!(result, Ok(()), "seed {seed} after {steps} steps");
         return;
     }
-    let count = number("JETGATE_SCHEDULES").unwrap_or(SCHEDULES);
+    let usual = if std::env::var_os("JETGATE_SOAK").is_some() { 10 * SCHEDULES } else { SCHEDULES };
+    let count = number("JETGATE_SCHEDULES").unwrap_or(usual);
     let began = Instant::now();
     let (found, steps) = search(number("JETGATE_FIRST_SEED").unwrap_or(0), count, Mutant::None);
     eprintln!("{count} schedules, {steps} steps, {:?}", began.elapsed());
@@ -168,4 +169,24 @@ fn a_create_sent_again_after_death_is_found_out() {
 #[test]
 fn a_holder_that_goes_on_after_its_death_is_found_out() {
     found_out(Mutant::IgnoresRestart, 4_000, &["V1", "V3", "V5"]);
+}
+
+#[test]
+fn grants_that_ignore_used_are_found_out() {
+    found_out(Mutant::IgnoresUsed, 2_000, &["V2"]);
+}
+
+#[test]
+fn grants_that_ignore_used_of_cpu_are_found_out() {
+    found_out(Mutant::IgnoresUsedCpu, 2_000, &["V2"]);
+}
+
+#[test]
+fn grants_that_ignore_the_live_side_are_found_out() {
+    found_out(Mutant::IgnoresLive, 2_000, &["V1", "V2"]);
+}
+
+#[test]
+fn grants_by_an_old_reading_are_found_out() {
+    found_out(Mutant::IgnoresNews, 2_000, &["V2"]);
 }

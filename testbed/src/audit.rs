@@ -28,6 +28,8 @@ pub struct Request {
     pub name: String,
     /// The status code of the answer; 0 where there was none.
     pub code: u16,
+    /// The reason of an answer that is no success, such as `AlreadyExists`; else empty.
+    pub reason: String,
     /// When the API server had the request.
     pub received: Timestamp,
     /// When the answer was ready (of a watch: when it began).
@@ -142,6 +144,8 @@ struct Object {
 struct Answer {
     #[serde(default)]
     code: u16,
+    #[serde(default)]
+    reason: String,
 }
 
 impl From<Line> for Request {
@@ -155,6 +159,7 @@ impl From<Line> for Request {
             subresource: line.object_ref.subresource,
             name: line.object_ref.name,
             code: line.response_status.code,
+            reason: line.response_status.reason,
             received: line.request_received_timestamp,
             answered: line.stage_timestamp,
             uri: line.uri,

@@ -1,7 +1,7 @@
 //! A stand-in for the controller of a kind: deletes objects when they are "finished".
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -32,10 +32,20 @@ pub enum Pace {
     OnDemand,
 }
 
+/// What a finisher has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Finished {
+    /// Objects that it picked at its own pace.
+    pub picked: usize,
+    /// How long there was nothing to pick.
+    pub starved: Duration,
+}
+
 /// Finishes the objects of one kind in one namespace until it is dropped.
 #[derive(Debug)]
 pub struct Finisher {
     commands: mpsc::Sender<Command>,
+    finished: Arc<Mutex<Finished>>,
     _work: Task,
 }
 
@@ -54,6 +64,8 @@ impl Finisher {
     /// Starts one for any address and login.
     pub fn start_with(config: kube::Config, resource: &Resource, namespace: &str, pace: Pace) -> Self {
         let (commands, inbox) = mpsc::channel(COMMANDS);
+        let finished = Arc::default();
+        let tell = Arc::clone(&finished);
         let resource = resource.api_resource();
         let namespace = namespace.to_owned();
         let work = Task::start(async move {
@@ -61,12 +73,17 @@ impl Finisher {
             match client_from(config) {
                 Ok(client) => {
                     let api = Api::namespaced_with(client, &namespace, &resource);
-                    Work::new(api, pace).run(inbox).await;
+                    Work::new(api, pace, tell).run(inbox).await;
                 }
                 Err(error) => tracing::error!(%error, "the finisher has no client"),
             }
         });
-        Self { commands, _work: work }
+        Self { commands, finished, _work: work }
+    }
+
+    /// What it has done so far.
+    pub fn finished(&self) -> Finished {
+        *locked(&self.finished)
     }
 
     /// Changes the pace; what is alive counts from its sight.
@@ -101,10 +118,15 @@ struct Work {
     alive: BTreeMap<String, (String, Instant)>,
     slots: Arc<Semaphore>,
     next: Instant,
+    finished: Arc<Mutex<Finished>>,
+}
+
+fn locked(finished: &Mutex<Finished>) -> MutexGuard<'_, Finished> {
+    finished.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Work {
-    fn new(api: Api<DynamicObject>, pace: Pace) -> Self {
+    fn new(api: Api<DynamicObject>, pace: Pace, finished: Arc<Mutex<Finished>>) -> Self {
         Self {
             api,
             pace,
@@ -112,6 +134,7 @@ impl Work {
             alive: BTreeMap::new(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             next: Instant::now(),
+            finished,
         }
     }
 
@@ -119,6 +142,7 @@ impl Work {
         let (sights, mut seen) = mpsc::channel(1024);
         let _watching = Task::start(watch(self.api.clone(), sights));
         loop {
+            let empty = self.alive.is_empty().then(Instant::now);
             let due = tokio::time::Instant::from_std(self.due());
             tokio::select! {
                 sight = seen.recv() => match sight {
@@ -130,6 +154,9 @@ impl Work {
                     None => return,
                 },
                 () = tokio::time::sleep_until(due) => self.work(),
+            }
+            if let Some(empty) = empty {
+                locked(&self.finished).starved += empty.elapsed();
             }
         }
     }
@@ -246,6 +273,7 @@ impl Work {
         let Some((name, _)) = self.alive.remove(uid) else {
             return;
         };
+        locked(&self.finished).picked += 1;
         let api = self.api.clone();
         let slots = Arc::clone(&self.slots);
         let uid = uid.to_owned();

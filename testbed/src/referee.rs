@@ -102,20 +102,6 @@ impl Referee {
         self.judge(&tally, audit, lost, doubled, unexpected, foreign)
     }
 
-    /// Judges by number alone: so many objects must have been created, no name and no value of `annotation` twice.
-    pub fn verdict_of(&self, audit: &Audit, annotation: &str, expected: usize) -> Verdict {
-        let tally = self.tally.borrow();
-        let mut causes: BTreeMap<&str, usize> = BTreeMap::new();
-        for seen in tally.objects() {
-            let cause = seen.annotations.get(annotation).unwrap_or(&seen.name);
-            *causes.entry(cause).or_default() += 1;
-        }
-        let missing = expected.saturating_sub(causes.len());
-        let lost = (0..missing).map(|_| "(unknown)".to_owned()).collect();
-        let doubled = causes.iter().filter(|(_, count)| **count > 1).map(|(cause, _)| (*cause).to_owned()).collect();
-        self.judge(&tally, audit, lost, doubled, Vec::new(), 0)
-    }
-
     fn judge(
         &self,
         tally: &Tally,
@@ -172,9 +158,23 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether nothing is lost, doubled or unexpected.
+    /// Whether each cause has had exactly one object, and nothing else was created.
     pub fn is_clean(&self) -> bool {
-        self.lost.is_empty() && self.doubled.is_empty() && self.unexpected.is_empty()
+        self.is_clean_beside(0)
+    }
+
+    /// The same, beside so many objects that others made.
+    pub fn is_clean_beside(&self, foreign: usize) -> bool {
+        self.lost.is_empty() && self.is_clean_so_far(foreign)
+    }
+
+    /// The same, where some causes are yet to have their object.
+    pub fn is_clean_so_far(&self, foreign: usize) -> bool {
+        // Fewer answered than created: a POST that was given up may be carried out, and is logged with another code.
+        self.doubled.is_empty()
+            && self.unexpected.is_empty()
+            && self.foreign == foreign
+            && self.posts_201 <= self.created
     }
 }
 
@@ -196,6 +196,11 @@ impl fmt::Display for Verdict {
                 if list.len() > some.len() {
                     write!(f, " and {} more", list.len() - some.len())?;
                 }
+            }
+        }
+        for (what, count) in [("foreign", self.foreign), ("unseen", self.posts_201.saturating_sub(self.created))] {
+            if count > 0 {
+                write!(f, "; {what}: {count}")?;
             }
         }
         Ok(())

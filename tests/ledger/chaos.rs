@@ -16,10 +16,8 @@ impl World {
         let first = self.rng.between(200, 2_000);
         self.schedule(first, Event::Chaos);
         let end = self.rng.between(5_000, 40_000);
-        // Whether all comes to rest is asked of every third schedule, because coming to rest takes long.
-        let rests = self.rng.chance(33);
         self.run_until(end);
-        if self.violation.is_some() || !rests {
+        if self.violation.is_some() {
             return;
         }
         self.come_to_rest();

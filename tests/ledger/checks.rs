@@ -2,23 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use jetgate::gate::Reason;
+use jetgate::gate::{QuotaView, Reason};
 use jetgate::ledger::{LiveState, Phase};
 use jetgate::message::HolderId;
 use jetgate::wire::{Books, NumberSet};
 
-use crate::world::World;
+use crate::api::{CPU_COST, CPU_HARD};
+use crate::world::{HolderSim, LeaderSim, World};
+
+fn limit_under(hard: u64, ratio: &str, cost: u64) -> u64 {
+    let tenths = match ratio {
+        "1" => 10,
+        "0.9" => 9,
+        "0.7" => 7,
+        _ => 5,
+    };
+    if hard < cost { 0 } else { (hard * tenths / 10).max(cost) }
+}
+
+/// What a holder was raised by in one write of the books, in the amounts of one resource.
+struct Raise {
+    amount: u64,
+    limit: u64,
+}
 
 impl World {
     fn limit_of(&self, ratio: &str) -> u64 {
-        let hard = self.hard.unwrap_or(0);
-        let tenths = match ratio {
-            "1" => 10,
-            "0.9" => 9,
-            "0.7" => 7,
-            _ => 5,
-        };
-        if hard == 0 { 0 } else { (hard * tenths / 10).max(1) }
+        limit_under(self.hard.unwrap_or(0), ratio, 1)
     }
 
     /// V1 and V3, after every step.
@@ -73,27 +83,83 @@ impl World {
         None
     }
 
-    /// V2 where it is decided: no raise takes the live side above the limit.
+    /// V2 where it is decided: no raise takes either side above the limit of who is raised, by what this leader was
+    /// told until now. Strangers and a lowered hard change nothing about that.
     pub(crate) fn check_grants(&mut self, at: usize, books: &Books) {
-        let mut limit = None;
+        let mut raised: BTreeMap<HolderId, u64> = BTreeMap::new();
         for (id, book) in &books.holders {
             let top = self.leaders[at].tops.get(id).copied().unwrap_or(0);
             // What a stranger to the books claims is counted, and granted to nobody.
             let mut holders = self.leaders[at].ledger.holders();
             let dead = holders.any(|(known, phase, _)| known == id && matches!(phase, Phase::Dead { .. }));
             if book.top > top && !dead {
-                let Some(sim) = self.holders.iter().find(|sim| sim.id() == id) else { continue };
-                limit = limit.max(Some(self.limit_of(sim.ratio)));
+                raised.insert(id.clone(), book.top - top);
             }
         }
         self.leaders[at].tops = books.holders.iter().map(|(id, book)| (id.clone(), book.top)).collect();
-        let Some(limit) = limit.filter(|_| self.clean && self.current() == Some(at)) else { return };
-        let ledger = &self.leaders[at].ledger;
-        let out: u64 = ledger.unseen().map(|(_, numbers)| numbers.len()).sum();
-        let live = ledger.live(&self.kind).and_then(LiveState::count).unwrap_or(0);
-        if live + out > limit {
-            self.violate(format!("V2: granted up to {live} live and {out} out, limit {limit}"));
+        if let Some(what) = (!raised.is_empty()).then(|| self.overdrawn(at, books, &raised)).flatten() {
+            self.violate(what);
         }
+    }
+
+    /// What a write of the books takes above a limit.
+    fn overdrawn(&self, at: usize, books: &Books, raised: &BTreeMap<HolderId, u64>) -> Option<String> {
+        let leader = &self.leaders[at];
+        let Some(known) = leader.ledger.quotas().get("team") else {
+            return Some(format!("V2: leader {at} grants without a quota"));
+        };
+        if known.resource_version < leader.told_version {
+            return Some(format!("V2: leader {at} grants by an older reading than it was told"));
+        }
+        // The reading as it was made, whatever became of it on its way.
+        let index = usize::try_from(known.resource_version).ok()?.checked_sub(1)?;
+        let read = self.quota_log.get(index)?.as_ref()?;
+        let unseen: u64 = leader.ledger.unseen().map(|(_, numbers)| numbers.len()).sum();
+        let live = leader.told.len() as u64 + unseen;
+        let count = |_: &HolderSim| Some(1);
+        let used = self.thousandths(read, false) / 1_000;
+        let hard = read.spec_hard.get(&self.count)?.whole_floor();
+        let over = |side: &str, before: u64, unit: &dyn Fn(&HolderSim) -> Option<u64>, hard: u64| {
+            let raises: Vec<Raise> = raised
+                .iter()
+                .filter_map(|(id, by)| {
+                    let sim = self.holders.iter().find(|sim| sim.id() == id)?;
+                    let cost = unit(sim)?;
+                    Some(Raise { amount: by * cost, limit: limit_under(hard, sim.ratio, cost) })
+                })
+                .collect();
+            let all: u64 = raises.iter().map(|raise| raise.amount).sum();
+            let most = raises.iter().map(|raise| raise.limit).max()?;
+            // In which order they were raised is not told; each of them may have been the first.
+            let own = raises.iter().find(|raise| before - all + raise.amount > raise.limit);
+            if let Some(Raise { amount, limit }) = own {
+                return Some(format!(
+                    "V2: {amount} more granted on the {side} side of {}, limit {limit}",
+                    before - all
+                ));
+            }
+            (before > most).then(|| format!("V2: granted up to {before} on the {side} side, limit {most}"))
+        };
+        let unanswered = |unit: &dyn Fn(&HolderSim) -> Option<u64>| -> u64 {
+            let each = books.holders.iter().map(|(id, book)| {
+                let sim = self.holders.iter().find(|sim| sim.id() == id);
+                sim.and_then(unit).unwrap_or(0) * leader.unanswered(id, &book.out)
+            });
+            each.sum()
+        };
+        over("live", live, &count, hard).or_else(|| over("used", used + unanswered(&count), &count, hard)).or_else(
+            || {
+                let cpu = |sim: &HolderSim| sim.cpu.then_some(CPU_COST);
+                let used = self.thousandths(read, true);
+                over("used cpu", used + unanswered(&cpu), &cpu, CPU_HARD)
+            },
+        )
+    }
+
+    /// What a reading shows as used, in thousandths.
+    fn thousandths(&self, read: &QuotaView, cpu: bool) -> u64 {
+        let used = read.used.get(if cpu { &self.cpu } else { &self.count });
+        used.map_or(0, |used| used.times(1_000).whole_ceil())
     }
 
     /// V2 in the world: as many as may exist, and no more.
@@ -165,5 +231,17 @@ impl World {
         if let Some(wrong) = wrong {
             self.violate(wrong);
         }
+    }
+}
+
+impl LeaderSim {
+    /// How many of a holder's numbers that are out have no answer, by what it told this leader.
+    fn unanswered(&self, id: &HolderId, out: &NumberSet) -> u64 {
+        let Some(heard) = self.heard.get(id) else { return out.len() };
+        let mut open = heard.open.clone();
+        if !heard.leaving {
+            open.extend(&NumberSet::of_range(heard.top + 1, u64::MAX));
+        }
+        out.intersection(&open).len()
     }
 }

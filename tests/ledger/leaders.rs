@@ -1,10 +1,10 @@
 //! The leaders of the world: the shell around each ledger, with its watches, lists and books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jetgate::gate::QuotaView;
-use jetgate::ledger::{Action, Ledger, LedgerOptions, QuotaUpdate, SeenObject};
+use jetgate::gate::{Quantity, QuotaView};
+use jetgate::ledger::{Action, Ledger, LedgerOptions, Phase, QuotaUpdate, SeenObject};
 use jetgate::wire::{Books, Report};
 
 use crate::world::{Event, LEASE, LIVES, LeaderSim, Mutant, World};
@@ -27,7 +27,8 @@ impl World {
             }
         }
         let tops = books.holders.iter().map(|(id, book)| (id.clone(), book.top)).collect();
-        let ledger = Ledger::adopt("ns", self.epoch, books, LedgerOptions::default(), self.present());
+        let options = LedgerOptions { live_side: self.mutant != Mutant::IgnoresLive, ..LedgerOptions::default() };
+        let ledger = Ledger::adopt("ns", self.epoch, books, options, self.present());
         self.leaders.push(LeaderSim {
             ledger,
             acting: true,
@@ -42,6 +43,9 @@ impl World {
             checking: false,
             next_tick: None,
             tops,
+            told: BTreeSet::new(),
+            told_version: 0,
+            heard: BTreeMap::new(),
         });
         let after = self.delay();
         self.schedule(after, Event::Relist(at));
@@ -81,7 +85,21 @@ impl World {
         // The list is of the moment it lands; it began earlier.
         let began = self.now;
         let views = if asked && self.lost() { None } else { Some(self.quotas_now()) };
+        let views = views.map(|views| views.into_iter().map(|view| self.distorted(view)).collect());
         self.schedule(after, Event::QuotasDone { leader: at, began, views, asked });
+    }
+
+    /// A reading as the mutants take it.
+    fn distorted(&self, mut view: QuotaView) -> QuotaView {
+        let ignored = match self.mutant {
+            Mutant::IgnoresUsed => Some(&self.count),
+            Mutant::IgnoresUsedCpu => Some(&self.cpu),
+            _ => None,
+        };
+        if let Some(used) = ignored.and_then(|resource| view.used.get_mut(resource)) {
+            *used = Quantity::ZERO;
+        }
+        view
     }
 
     pub(crate) fn quotas_read(&mut self, at: usize, began: u64, views: Option<Vec<QuotaView>>, asked: bool) {
@@ -131,6 +149,7 @@ impl World {
         leader.listing = false;
         leader.listed = upto;
         leader.position = from;
+        leader.told = objects.iter().map(|object| object.name.clone()).collect();
         leader.ledger.objects_listed(&kind, objects, began, now);
         self.act(at);
         let after = self.delay();
@@ -151,17 +170,21 @@ impl World {
         } else {
             leader.position + self.rng.below((all - leader.position) as u64 + 1) as usize
         };
+        // What is decided on one event is looked at before the next one.
         for index in leader.position..upto {
-            let Some(entry) = self.log.get(index) else { break };
+            let (leader, Some(entry)) = (&mut self.leaders[at], self.log.get(index)) else { break };
             if index < leader.listed {
                 leader.ledger.object_replayed(&entry.object, now);
             } else if entry.deleted {
+                leader.told.remove(&entry.object.name);
                 leader.ledger.object_deleted(&kind, &entry.object, now);
             } else {
+                leader.told.insert(entry.object.name.clone());
                 leader.ledger.object_applied(&kind, &entry.object, now);
             }
+            leader.position = index + 1;
+            self.act(at);
         }
-        leader.position = upto;
         if upto < all {
             let after = self.delay();
             self.schedule(after, Event::Pump(at));
@@ -174,16 +197,19 @@ impl World {
             return;
         }
         let now = self.present();
-        let leader = &mut self.leaders[at];
-        while let Some(view) = self.quota_log.get(leader.quota_position) {
+        while let Some(view) = self.quota_log.get(self.leaders[at].quota_position).cloned() {
+            let view = view.map(|view| self.distorted(view));
+            let leader = &mut self.leaders[at];
             leader.quota_position += 1;
-            let update = match view {
-                Some(view) => QuotaUpdate::Applied(view.clone()),
-                None => QuotaUpdate::Deleted("team".to_owned()),
-            };
-            leader.ledger.quota(update, now);
+            leader.told_version = view.as_ref().map_or(0, |view| leader.told_version.max(view.resource_version));
+            let ignored = self.mutant == Mutant::IgnoresNews && leader.ledger.quotas().contains_key("team");
+            match view {
+                Some(_) if ignored => leader.ledger.quota_watch_alive(now),
+                Some(view) => leader.ledger.quota(QuotaUpdate::Applied(view), now),
+                None => leader.ledger.quota(QuotaUpdate::Deleted("team".to_owned()), now),
+            }
+            self.act(at);
         }
-        self.act(at);
     }
 
     pub(crate) fn bookmark(&mut self, at: usize) {
@@ -213,7 +239,19 @@ impl World {
             format!("leader {at} hears {holder} seq {seq} epoch {epoch} top {top} open {open:?} made {made:?} want {want} leaving {leaving}")
         });
         let now = self.present();
-        self.leaders[at].ledger.report(report, now);
+        let leader = &mut self.leaders[at];
+        let phase = leader.ledger.holders().find(|(id, _, _)| **id == report.holder).map(|(_, phase, _)| phase);
+        let newest = leader.heard.get(&report.holder).is_none_or(|heard| heard.seq < report.seq);
+        let taken = match phase {
+            // Met for the first time, or forgotten since.
+            None => true,
+            Some(Phase::Dead { .. }) => false,
+            Some(Phase::Alive { .. } | Phase::Adopted { .. }) => newest,
+        };
+        if taken {
+            leader.heard.insert(report.holder.clone(), report.clone());
+        }
+        leader.ledger.report(report, now);
         self.act(at);
     }
 

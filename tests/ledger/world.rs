@@ -41,6 +41,14 @@ pub(crate) enum Mutant {
     PostsAgain,
     /// What is taken for dead and comes back goes on under its old id.
     IgnoresRestart,
+    /// A leader takes the objects for unused, whatever the quota says.
+    IgnoresUsed,
+    /// The same for cpu.
+    IgnoresUsedCpu,
+    /// A leader believes `used` alone.
+    IgnoresLive,
+    /// A leader takes no notice of what the quota's watch tells, once it has read it.
+    IgnoresNews,
 }
 
 #[derive(Debug, Clone)]
@@ -147,6 +155,12 @@ pub(crate) struct LeaderSim {
     pub(crate) checking: bool,
     pub(crate) next_tick: Option<u64>,
     pub(crate) tops: BTreeMap<HolderId, u64>,
+    /// The objects that it was told of, and not told to be gone.
+    pub(crate) told: BTreeSet<String>,
+    /// The newest version of the quota that an event told it.
+    pub(crate) told_version: u64,
+    /// The newest report of each holder that it took.
+    pub(crate) heard: BTreeMap<HolderId, Report>,
 }
 
 pub(crate) struct Logged {

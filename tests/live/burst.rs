@@ -32,7 +32,7 @@ async fn burst(name: &str, hard: u64, ratio: &str, limit: usize, messages: usize
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, messages);
+    let verdict = stage.verdict(&referee, messages).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= limit, "{verdict}, limit {limit}");
     assert_eq!(stage.dead_letters().await, 0);

@@ -1,11 +1,12 @@
 //! Churn: objects are deleted at random under a backlog, and never more are alive than the limit.
 //!
-//! With `JETGATE_SOAK` every cell of the table runs for 20 s, else a few run for 8 s.
+//! Each cell of the table runs for 20 s: a few in every run, all with `JETGATE_SOAK`.
 
 use std::time::{Duration, Instant};
 
 use testbed::referee::Tally;
 use testbed::{ControlPlane, ControlPlaneOptions, Finisher, Nats, Pace, Referee, Resource, Verdict};
+use tokio::sync::Mutex;
 
 use crate::support::{LONG, Sensor, Stage};
 
@@ -28,12 +29,22 @@ fn soak() -> bool {
     std::env::var_os("JETGATE_SOAK").is_some()
 }
 
+const SPAN: Duration = Duration::from_secs(20);
+
+/// One cell after another: each is to reach its pace.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A cell that goes slower than this shows nothing, on whatever machine.
+const LEAST_A_SECOND: f64 = 15.0;
+
 impl Cell {
     async fn run(self, plane: &ControlPlane, controller: &str) {
-        let span = Duration::from_secs(if soak() { 20 } else { 8 });
+        let _alone = ALONE.lock().await;
         let nats = Nats::start_plain().await.unwrap();
         let mut stage = Stage::new(plane, &nats, "churn", "75").await;
         stage.set("BACKPRESSURE_CAPACITY_RATIO", self.ratio);
+        // A create that the API server itself gives up after P/2 shows nothing of the quota.
+        stage.set("CREATE_TIMEOUT", "10s").set("ACK_WAIT", "20s");
         let referee = stage.referee().await;
         let sensor = stage.start().await;
         let backlog = self.per_second.max(60);
@@ -41,13 +52,13 @@ impl Cell {
         stage.publish(0..published).await;
         referee.until_alive(self.limit, LONG).await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.log()));
         let pace = Pace::AtRandom { per_second: f64::from(u32::try_from(self.per_second).unwrap()), seed: 7 };
-        let _finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
+        let finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
         let (began, from) = (Instant::now(), referee.tally().elapsed());
-        let before = referee.tally().created();
-        while began.elapsed() < span {
+        let before = referee.tally();
+        while began.elapsed() < SPAN {
             let wanted = published;
             // The referee lists five times a second, so this ends soon after the span, too.
-            let low = |created: usize| created + backlog / 2 >= wanted || began.elapsed() >= span;
+            let low = |created: usize| created + backlog / 2 >= wanted || began.elapsed() >= SPAN;
             referee
                 .until("the backlog to shrink", LONG, |tally| low(tally.created()))
                 .await
@@ -58,7 +69,12 @@ impl Cell {
         let tally = referee.tally();
         let seconds = began.elapsed().as_secs_f64();
         #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
-        let rate = (tally.created() - before) as f64 / seconds;
+        let (rate, deleted) = (
+            (tally.created() - before.created()) as f64 / seconds,
+            (tally.deleted() - before.deleted()) as f64 / seconds,
+        );
+        let (finished, asked) = (finisher.finished(), f64::from(u32::try_from(self.per_second).unwrap()));
+        let starved = finished.starved.as_secs_f64() / seconds;
         let mean = tally.mean_alive(from, tally.elapsed());
         let at_once = sensor.metric("sensor_concurrency_limit", &[]).await.unwrap_or_default();
         referee
@@ -66,19 +82,29 @@ impl Cell {
             .await
             .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
         stage.until_drained().await;
-        let verdict = stage.verdict(&referee, published);
+        let verdict = stage.verdict(&referee, published).await;
         let retries = sensor.metric("sensor_quota_retries_total", &[]).await.unwrap_or_default();
-        let codes = plane.audit().unwrap().post_codes(&Resource::workflows(), &stage.namespace);
+        let again = stage.posts(&verdict, published);
         eprintln!(
-            "churn: limit {} of 75, {} deleted a second, quota controller {controller}: {rate:.0} created a second, \
-             {mean:.1} alive in the mean, {} at most, {} of {} POSTs refused (403), {retries} tried again at once, \
-             answers {codes:?}, room for {at_once} creates at once",
-            self.limit, self.per_second, verdict.most_alive, verdict.refusals_403, verdict.posts,
+            "churn: limit {} of 75, {} deleted a second, quota controller {controller}: {rate:.0} created and \
+             {deleted:.0} deleted a second, nothing to delete for {:.0} % of the time, {mean:.1} alive in the mean, {} at \
+             most, {again:?} of {} POSTs, {retries} tried again at once, room for {at_once} creates at once",
+            self.limit,
+            self.per_second,
+            100.0 * starved,
+            verdict.most_alive,
+            verdict.posts,
         );
         assert!(verdict.is_clean(), "{verdict}");
-        // More where the API server stored an object and came too late to say so.
-        assert!(verdict.created >= verdict.posts_201, "the referee missed {verdict}, {} answered", verdict.posts_201);
         assert!(verdict.most_alive <= self.limit, "{verdict}, limit {}", self.limit);
+        // The pace that was asked for, but for the time in which every object that there was had been picked.
+        assert!(deleted >= 0.8 * asked * (1.0 - starved), "{deleted:.0} of {asked} deleted a second: {finished:?}");
+        assert!(deleted >= LEAST_A_SECOND, "{deleted:.0} of {asked} deleted a second: {finished:?}");
+        // Admission hears of releases up to 23 ms after our watch, on a busy machine later: a few in 100 where nothing is
+        // between limit and hard, and none with room for 4, unless as many go within that time (seen: up to 2 in 100
+        // with five processes for each core).
+        let most = verdict.posts / if self.limit < 75 { 25 } else { 10 };
+        assert!(again.refused <= most, "{again:?} of {} POSTs, at most {most}", verdict.posts);
         assert_eq!(stage.dead_letters().await, 0);
         assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
     }
@@ -130,6 +156,9 @@ async fn pulses(stage: &Stage<'_>, referee: &Referee, sensor: &Sensor, span: Dur
     }
 }
 
+/// More messages than any run near the limit takes.
+const BACKLOG: usize = 9000;
+
 async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -> Verdict {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
@@ -139,9 +168,10 @@ async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -
     }
     let referee = stage.referee().await;
     let sensor = stage.start().await;
-    stage.publish(0..9000).await;
+    stage.publish(0..BACKLOG).await;
+    let _alone = ALONE.lock().await;
     pulses(&stage, &referee, &sensor, span).await;
-    let verdict = stage.verdict(&referee, 0);
+    let verdict = stage.verdict(&referee, BACKLOG).await;
     eprintln!("churn near the limit of 71, {settings:?}: {verdict}");
     verdict
 }
@@ -149,7 +179,7 @@ async fn near_the_limit(name: &str, settings: &[(&str, &str)], span: Duration) -
 #[tokio::test(flavor = "multi_thread")]
 async fn at_300_a_second_near_the_limit() {
     let verdict = near_the_limit("near", &[], Duration::from_secs(if soak() { 20 } else { 8 })).await;
-    assert!(verdict.doubled.is_empty(), "{verdict}");
+    assert!(verdict.is_clean_so_far(0), "{verdict}");
     assert!(verdict.most_alive <= 71, "{verdict}");
 }
 

@@ -135,7 +135,7 @@ async fn still_blocked_after(
     sensor: &Sensor,
     referee: &testbed::Referee,
     finisher: &Finisher,
-    limit: usize,
+    (limit, messages): (usize, usize),
 ) {
     sensor.until_reason(Some("at_limit")).await;
     let created = referee.tally().created();
@@ -146,8 +146,8 @@ async fn still_blocked_after(
         .await
         .unwrap_or_else(|error| panic!("{what}: {error}\n{}", sensor.process.last_log_lines(30)));
     sensor.until_reason(Some("at_limit")).await;
-    let verdict = stage.verdict(referee, created + 1);
-    assert!(verdict.is_clean(), "{what}: {verdict}");
+    let verdict = stage.verdict(referee, messages).await;
+    assert!(verdict.is_clean_so_far(0), "{what}: {verdict}");
     assert_eq!(verdict.created, created + 1, "{what}");
     assert_eq!(verdict.most_alive, limit, "{what}: {verdict}");
     println!("after {what}: {verdict}");
@@ -182,13 +182,13 @@ async fn the_gate_survives_every_fault_of_nats() {
     sensor.until_ready().await;
     stage.publish(0..MESSAGES).await;
     referee.until_created(LIMIT, LONG).await.unwrap();
-    still_blocked_after("a start without NATS", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a start without NATS", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     let reconnects = || async { sensor.metric("sensor_nats_reconnects_total", &[]).await.unwrap() };
     let before = reconnects().await;
     tcp.cut();
     sensor.until_metric("sensor_nats_reconnects_total", &[], |count| count > before).await;
-    still_blocked_after("a cut", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a cut", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     let before = reconnects().await;
     nats.process().kill().await.unwrap();
@@ -196,21 +196,29 @@ async fn the_gate_survives_every_fault_of_nats() {
     assert_eq!(sensor.get("/livez").await.unwrap().0, 200);
     nats.process().start_again().await.unwrap();
     sensor.until_metric("sensor_nats_reconnects_total", &[], |count| count > before).await;
-    still_blocked_after("a killed server", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a killed server", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     // Stopped for longer than two pings.
     nats.process().stop().unwrap();
     sensor.until_reason(Some("nats_down")).await;
     nats.process().cont().unwrap();
     sensor.until_metric("sensor_nats_connected", &[], |up| up == 1.0).await;
-    still_blocked_after("a stopped server", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a stopped server", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     for direction in [Direction::ToServer, Direction::ToClient] {
         tcp.blackhole(direction);
         sensor.until_reason(Some("nats_down")).await;
         tcp.pass();
         sensor.until_metric("sensor_nats_connected", &[], |up| up == 1.0).await;
-        still_blocked_after(&format!("a black hole {direction:?}"), &stage, &sensor, &referee, &finisher, LIMIT).await;
+        still_blocked_after(
+            &format!("a black hole {direction:?}"),
+            &stage,
+            &sensor,
+            &referee,
+            &finisher,
+            (LIMIT, MESSAGES),
+        )
+        .await;
     }
 
     tcp.refuse().await.unwrap();
@@ -218,7 +226,7 @@ async fn the_gate_survives_every_fault_of_nats() {
     sensor.until_reason(Some("nats_down")).await;
     tcp.accept().await.unwrap();
     sensor.until_metric("sensor_nats_connected", &[], |up| up == 1.0).await;
-    still_blocked_after("refused connections", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("refused connections", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     finisher.set_pace(Pace::After(Duration::ZERO)).await.unwrap();
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
@@ -255,10 +263,11 @@ async fn the_gate_survives_every_fault_of_the_api_server() {
     let finisher = finisher(&stage, Pace::OnDemand).await;
     stage.publish(0..MESSAGES).await;
     referee.until_created(LIMIT, LONG).await.unwrap();
-    still_blocked_after("a start without the API server", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a start without the API server", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES))
+        .await;
 
     tcp.cut();
-    still_blocked_after("cut connections", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("cut connections", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     // Half-open: nothing comes any more, and nothing says so.
     tcp.blackhole(Direction::ToClient);
@@ -266,13 +275,13 @@ async fn the_gate_survives_every_fault_of_the_api_server() {
     assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(1.0), "no credit without a view");
     tcp.cut();
     tcp.pass();
-    still_blocked_after("half-open connections", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("half-open connections", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     plane.apiserver().process().kill().await.unwrap();
     sensor.until_reason(Some("api_down")).await;
     assert_eq!(sensor.get("/livez").await.unwrap().0, 200);
     plane.apiserver().process().start_again().await.unwrap();
-    still_blocked_after("a killed API server", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a killed API server", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     // Longer than Lease and grants last, and the reason stays what it is.
     plane.apiserver().process().stop().unwrap();
@@ -284,12 +293,12 @@ async fn the_gate_survives_every_fault_of_the_api_server() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
     plane.apiserver().process().cont().unwrap();
-    still_blocked_after("a stopped API server", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a stopped API server", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     plane.etcd().stop().unwrap();
     sensor.until_reason(Some("api_down")).await;
     plane.etcd().cont().unwrap();
-    still_blocked_after("a stopped etcd", &stage, &sensor, &referee, &finisher, LIMIT).await;
+    still_blocked_after("a stopped etcd", &stage, &sensor, &referee, &finisher, (LIMIT, MESSAGES)).await;
 
     finisher.set_pace(Pace::After(Duration::ZERO)).await.unwrap();
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;

@@ -26,4 +26,5 @@ mod shutdown;
 mod support;
 mod triggers;
 mod two_servers;
+mod verdict;
 mod weaker;

@@ -1,7 +1,7 @@
 //! What the metrics say, and when.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jetgate::telemetry::TABLE;
 use testbed::{ControlPlane, Finisher, Nats, Pace, Resource, wait};
@@ -18,12 +18,16 @@ async fn scrape(sensor: &Sensor) -> (BTreeSet<String>, Vec<String>) {
     (families, series)
 }
 
+/// By an event, and not by the next report, every 20 s there, or the next reading of the quota, every 30 s.
+const BY_AN_EVENT: Duration = Duration::from_secs(5);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gauge_is_there_from_the_start_and_right_before_the_next_message_and_release() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let mut stage = Stage::new(plane, &nats, "gauge", "3").await;
     stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").set("METRICS_PREFIX", "argo_events_");
+    stage.set("BACKPRESSURE_SIGNAL_MAX_AGE", "60s");
     nats.process().kill().await.unwrap();
     let sensor = stage.spawn();
     let labels = format!(
@@ -55,7 +59,7 @@ async fn the_gauge_is_there_from_the_start_and_right_before_the_next_message_and
         stage.publish(round * 10..round * 10 + 3 - alive).await;
         stage.until_drained().await;
         referee.until_alive(3, LONG).await.unwrap();
-        wait::until_true("the gauge is 1", LONG, || async { gauge(&sensor).await == 1.0 }).await.unwrap();
+        wait::until_true("the gauge is 1", BY_AN_EVENT, || async { gauge(&sensor).await == 1.0 }).await.unwrap();
         // And stays 1 when the next message comes, which nothing is tried for.
         stage.publish(round * 10 + 5..round * 10 + 6).await;
         wait::until_true("the message waits", LONG, || async { stage.waiting().await.0 == 1 }).await.unwrap();
@@ -67,7 +71,7 @@ async fn the_gauge_is_there_from_the_start_and_right_before_the_next_message_and
             plane.delete(&Resource::workflows(), &stage.namespace, name).await.unwrap();
         }
         stage.until_drained().await;
-        wait::until_true("the gauge is 0", LONG, || async { gauge(&sensor).await == 0.0 }).await.unwrap();
+        wait::until_true("the gauge is 0", BY_AN_EVENT, || async { gauge(&sensor).await == 0.0 }).await.unwrap();
         referee.until_alive(2, LONG).await.unwrap();
     }
     assert_eq!(sensor.stop().await, Some(0));
@@ -93,14 +97,10 @@ async fn the_seconds_sum_to_wall_time() {
     let label = ["reason=\"at_limit\""];
     let begun = sensor.metric(blocked, &label).await.unwrap();
     sensor.until_metric(blocked, &label, |value| value > begun + 1.0).await;
-    let finisher = Finisher::start(
-        plane,
-        &Resource::workflows(),
-        &stage.namespace,
-        Pace::After(std::time::Duration::from_millis(300)),
-    )
-    .await
-    .unwrap();
+    let finisher =
+        Finisher::start(plane, &Resource::workflows(), &stage.namespace, Pace::After(Duration::from_millis(300)))
+            .await
+            .unwrap();
     stage.until_drained().await;
     sensor.until_metric("sensor_time_seconds_total", &["state=\"idle\""], |value| value > 1.0).await;
     let (last_before, last, last_after) = reading().await;

@@ -113,6 +113,7 @@ async fn a_purged_stream_goes_on_with_what_comes_later() {
     stage.publish(0..50).await;
     referee.until_created(LIMIT, LONG).await.unwrap();
     sensor.until_reason(Some("at_limit")).await;
+    stage.remember(LIMIT).await;
     stage.jetstream().get_stream(&stage.stream).await.unwrap().purge().await.unwrap();
     stage.publish(50..80).await;
     let finisher = finisher(&stage, Pace::After(Duration::ZERO)).await;
@@ -291,6 +292,7 @@ async fn a_deleted_stream_is_waited_for() {
     stage.until_exact(&referee, &sensor, 3).await;
     let js = stage.jetstream();
     let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
+    stage.remember(3).await;
     js.delete_stream(&stage.stream).await.unwrap();
     let said =
         wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
@@ -308,7 +310,7 @@ async fn a_deleted_stream_is_waited_for() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 8);
+    let verdict = stage.verdict(&referee, 8).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!((sensor.lines("the stream is gone").len(), sensor.lines("stream and consumer are back").len()), (1, 1));
     assert_eq!(sensor.stop().await, Some(0));

@@ -27,19 +27,33 @@ fn describe(what: &str, mut took: Vec<Duration>) -> Duration {
     longest
 }
 
-/// Nothing here is freed by time but the sensor's own safety read, every 30 s by default: whoever needs that to go on
-/// waits for an event that does not come.
-const NEVER_BY_AN_EVENT: Duration = Duration::from_secs(15);
+/// Nothing here comes by time sooner than this but the end of a pull, after a second: watches begin again after 3 s,
+/// reports are due every 20 s, the sensor's own safety read every 30 s. Whoever needs one of those to go on waits for an
+/// event that does not come.
+const NEVER_BY_AN_EVENT: Duration = Duration::from_secs(2);
 
-/// Refusals below hard while objects go: admission's own view is late by milliseconds, on a busy machine by more than
-/// the room between limit and hard.
-const RARE: usize = 6;
+/// Refusals where `hard` is one more than the limit and 50 objects go in a second: admission hears of a release up to
+/// 23 ms after our watch, on a busy machine later, and then two releases within that time are more than the room
+/// between. Seen: 1 in 20 runs of 30 to 40 creates.
+const WITH_ROOM_FOR_ONE: usize = 2;
+
+/// Refusals after 71 went at once: what our watch shows of that admission may not know yet, and what is in flight then is
+/// more than the 4 objects between limit and hard. Seen: none in 20 runs beside builds, some beside all other tests.
+const AFTER_71_AT_ONCE: usize = 6;
+
+/// Calls to the API server may take what they may by default: a busy machine answers some later than the tests' P/2.
+fn patient(stage: &mut Stage<'_>) {
+    stage.set("CREATE_TIMEOUT", "10s").set("ACK_WAIT", "20s");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trickle_waits_for_no_event_that_does_not_come() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "trickle", "75").await;
+    let mut stage = Stage::new(plane, &nats, "trickle", "75").await;
+    patient(&mut stage);
+    // A report is due every 20 s.
+    stage.set("BACKPRESSURE_SIGNAL_MAX_AGE", "60s");
     let referee = stage.referee().await;
     let sensor = stage.start().await;
     stage.publish(0..36).await;
@@ -65,10 +79,10 @@ async fn a_trickle_waits_for_no_event_that_does_not_come() {
     let longest = describe("one release at a time at full use", took);
     assert!(longest < NEVER_BY_AN_EVENT, "{longest:?}");
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 101);
+    let verdict = stage.verdict(&referee, 101).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 71, "{verdict}");
-    assert_eq!(verdict.refusals_403, 0, "{verdict}");
+    assert_eq!(stage.posts(&verdict, 101).refused, 0, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }
 
@@ -77,14 +91,15 @@ async fn a_trickle_waits_for_no_event_that_does_not_come() {
 async fn nothing_is_lost_when_nothing_is_freed_for_30_seconds() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "peer", "75").await;
+    let mut stage = Stage::new(plane, &nats, "peer", "75").await;
+    patient(&mut stage);
     let referee = stage.referee().await;
     let sensor = stage.start().await;
     stage.publish(0..120).await;
     referee.until_alive(71, LONG).await.unwrap_or_else(say(&sensor));
     sensor.until_reason(Some("at_limit")).await;
     let full = Instant::now();
-    // The wait is the test: longer than ack_wait (6 s), lease (3 s) and a watch (3 s).
+    // The wait is the test: longer than ack_wait (20 s), lease (3 s) and a watch (3 s).
     referee
         .until("30 s at full use", LONG, |_| full.elapsed() > Duration::from_secs(30))
         .await
@@ -95,13 +110,12 @@ async fn nothing_is_lost_when_nothing_is_freed_for_30_seconds() {
     assert_eq!(finisher.finish_all().await.unwrap(), 71);
     referee.until_created(120, LONG).await.unwrap_or_else(say(&sensor));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 120);
+    let verdict = stage.verdict(&referee, 120).await;
     eprintln!("nothing freed for 30 s: {verdict}");
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 71, "{verdict}");
-    assert!(verdict.refusals_403 <= RARE, "{verdict}");
-    // Creates that race for the quota's status lose now and then (409).
-    assert!(verdict.posts <= 120 + 2 * RARE, "{} POSTs: {verdict}", verdict.posts);
+    let again = stage.posts(&verdict, 120);
+    assert!(again.refused <= AFTER_71_AT_ONCE, "{again:?}, {verdict}");
     assert_eq!(stage.dead_letters().await, 0);
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }
@@ -112,6 +126,7 @@ async fn a_foreign_writer_takes_the_last_slot_between_grant_and_create() {
     let proxy = HttpFaultProxy::start(plane).await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let mut stage = Stage::new(plane, &nats, "foreign", "5").await;
+    patient(&mut stage);
     stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").behind(&proxy).await;
     let workflows = Resource::workflows();
     let referee = stage.referee().await;
@@ -151,11 +166,14 @@ async fn a_foreign_writer_takes_the_last_slot_between_grant_and_create() {
     let _finisher = Finisher::start(plane, &workflows, &stage.namespace, pace).await.unwrap();
     referee.until_created(8, LONG).await.unwrap_or_else(say(&sensor));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 8);
+    let verdict = stage.verdict(&referee, 7).await;
     eprintln!("foreign writer: {verdict}, {} POSTs", verdict.posts);
-    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.is_clean_beside(1), "{verdict}");
     assert!(verdict.most_alive <= 5, "{verdict}");
-    assert!(verdict.refusals_403 <= 6, "refused once, and perhaps tried again within 100 ms: {verdict}");
+    // One for the foreign object. Then three creates where the limit is hard, each up to 23 ms ahead of admission, on a
+    // busy machine more; tries are 25 ms apart.
+    let again = stage.posts(&verdict, 7);
+    assert!((1..=1 + 3 * 2).contains(&again.refused), "{again:?}, {verdict}");
     assert_eq!(stage.dead_letters().await, 0);
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }
@@ -164,7 +182,8 @@ async fn a_foreign_writer_takes_the_last_slot_between_grant_and_create() {
 async fn two_quotas_on_one_resource_both_bound_it() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "two-quotas", "20").await;
+    let mut stage = Stage::new(plane, &nats, "two-quotas", "20").await;
+    patient(&mut stage);
     let key = Resource::workflows().quota_key();
     plane.quota(&stage.namespace, "other", &[(&key, "8")]).await.unwrap();
     let referee = stage.referee().await;
@@ -182,10 +201,11 @@ async fn two_quotas_on_one_resource_both_bound_it() {
     let _finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
     referee.until_created(60, LONG).await.unwrap_or_else(say(&sensor));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 60);
+    let verdict = stage.verdict(&referee, 60).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 19, "{verdict}");
-    assert!(verdict.refusals_403 <= RARE, "{verdict}");
+    let again = stage.posts(&verdict, 60);
+    assert!(again.refused <= WITH_ROOM_FOR_ONE, "{again:?}, {verdict}");
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }
 
@@ -193,7 +213,8 @@ async fn two_quotas_on_one_resource_both_bound_it() {
 async fn hard_lowered_below_used_blocks_until_enough_is_gone() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "lowered", "20").await;
+    let mut stage = Stage::new(plane, &nats, "lowered", "20").await;
+    patient(&mut stage);
     let key = Resource::workflows().quota_key();
     let referee = stage.referee().await;
     let sensor = stage.start().await;
@@ -218,10 +239,43 @@ async fn hard_lowered_below_used_blocks_until_enough_is_gone() {
     let since = tally.objects().nth(19).unwrap().seen_after;
     let most = tally.timeline().iter().filter(|(at, _)| *at >= since).map(|(_, alive)| *alive).max();
     assert!(most <= Some(9), "{most:?} alive after the limit became 9");
-    let verdict = stage.verdict(&referee, 50);
+    let verdict = stage.verdict(&referee, 50).await;
     eprintln!("hard lowered from 20 to 10: {verdict}");
     assert!(verdict.is_clean(), "{verdict}");
-    assert!(verdict.refusals_403 <= RARE, "{verdict}");
+    let again = stage.posts(&verdict, 50);
+    assert!(again.refused <= WITH_ROOM_FOR_ONE, "{again:?}, {verdict}");
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
+/// A watch that is open and says nothing is made up for by the leader's own reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_watch_of_the_quota_is_made_up_for_by_reading_it() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let proxy = HttpFaultProxy::start(plane).await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "silent-watch", "5").await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").set("BACKPRESSURE_POLL_INTERVAL", "1s").behind(&proxy).await;
+    let key = Resource::workflows().quota_key();
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    stage.publish(0..12).await;
+    referee.until_created(5, LONG).await.unwrap_or_else(say(&sensor));
+    sensor.until_reason(Some("at_limit")).await;
+    // The watch that is open ends after 3 s; each one after it stays silent.
+    let held = proxy.rule(Matching::get("/resourcequotas?watch=true"), Action::HoldBody);
+    held.until_hits(1, LONG).await.unwrap();
+    for (hard, created) in [("8", 8), ("12", 12)] {
+        let raised = Instant::now();
+        plane.set_hard(&stage.namespace, "team", &key, Some(hard)).await.unwrap();
+        referee.until_created(created, LONG).await.unwrap_or_else(say(&sensor));
+        // The leader believes in nothing that has been silent for 12 s.
+        assert!(raised.elapsed() < Duration::from_secs(10), "{:?}", raised.elapsed());
+        sensor.until_reason(Some("at_limit")).await;
+    }
+    held.until_hits(2, LONG).await.unwrap();
+    held.end();
+    let verdict = stage.until_exact(&referee, &sensor, 12).await;
+    assert_eq!(verdict.most_alive, 12, "{verdict}");
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }
 
@@ -281,8 +335,8 @@ async fn many_objects_of_others_are_counted_and_do_not_fill_the_memory() {
     );
     assert!(mib(full) < 96.0, "{:.1} MiB", mib(full));
     sensor.until_metric("jetgate_objects_watched", &[], |value| value == (others + 20) as f64).await;
-    let verdict = stage.verdict(&referee, others + 30);
-    assert!(verdict.is_clean(), "{verdict}");
+    let verdict = stage.verdict(&referee, 30).await;
+    assert!(verdict.is_clean_beside(others), "{verdict}");
     assert!(verdict.most_alive <= others + 20, "{verdict}");
     assert_eq!(plane.used(&stage.namespace, "team", &key).await.unwrap().unwrap(), format!("{}", others + 20));
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));

@@ -20,11 +20,13 @@ async fn ended(sensor: &Sensor) -> f64 {
     sum
 }
 
-/// Ends as soon as the sensor has had this many acknowledgements confirmed.
-async fn until_acked(sensor: &Sensor, count: f64) {
+/// Ends as soon as the sensor has had this many acknowledgements confirmed; says when the last of them was still missing.
+async fn until_acked(sensor: &Sensor, count: f64) -> Instant {
     let address = sensor.address().await;
     let begun = Instant::now();
+    let mut missing = begun;
     loop {
+        let asked = Instant::now();
         let (_, text) = crate::support::get(&address, "/metrics").await.unwrap();
         let acked = text
             .lines()
@@ -32,8 +34,9 @@ async fn until_acked(sensor: &Sensor, count: f64) {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum::<f64>();
         if acked >= count {
-            return;
+            return missing;
         }
+        missing = asked;
         assert!(begun.elapsed() < LONG, "{acked} of {count} acknowledged\n{}", sensor.process.last_log_lines(20));
         tokio::task::yield_now().await;
     }
@@ -43,22 +46,22 @@ async fn until_acked(sensor: &Sensor, count: f64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ack_that_nats_forgot_makes_no_second_object() {
     const ROUND: usize = 5;
-    const MOST_ROUNDS: usize = 8;
+    const MOST_ROUNDS: usize = 20;
+    const SOON: Duration = Duration::from_millis(50);
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let stage = Stage::new(plane, &nats, "forgotten-ack", "50").await;
     let referee = stage.referee().await;
     let sensor = stage.start().await;
-    let (mut published, mut again) = (0, 0.0);
-    while again == 0.0 && published < ROUND * MOST_ROUNDS {
+    let (mut published, mut again, mut shown) = (0, 0.0, false);
+    while !shown && published < ROUND * MOST_ROUNDS {
         sensor.until_metric("sensor_nats_connected", &[], |up| up == 1.0).await;
         let acked = sensor.metric("sensor_acks_total", &["result=\"confirmed\""]).await.unwrap_or(0.0);
         stage.publish(published..published + ROUND).await;
         published += ROUND;
-        until_acked(&sensor, acked + ROUND as f64).await;
-        let begun = Instant::now();
+        let missing = until_acked(&sensor, acked + ROUND as f64).await;
         nats.process().kill().await.unwrap();
-        let killed_after = begun.elapsed();
+        let killed_after = missing.elapsed();
         referee.until_created(published, LONG).await.unwrap();
         stage.delete_all(&referee).await;
         nats.process().start_again().await.unwrap();
@@ -68,10 +71,12 @@ async fn an_ack_that_nats_forgot_makes_no_second_object() {
             ended(&sensor).await >= published as f64
         });
         all.await.unwrap();
-        again = ended(&sensor).await - published as f64;
-        println!("killed {killed_after:?} after the last ack: {again} handed out again");
+        let forgotten = ended(&sensor).await - published as f64 - again;
+        again += forgotten;
+        println!("killed at most {killed_after:?} after the last ack: {forgotten} handed out again");
+        shown = forgotten > 0.0 && killed_after <= SOON;
     }
-    assert!(again > 0.0, "no acknowledgement was forgotten in {published} messages");
+    assert!(shown, "no acknowledgement was forgotten by a server that was killed within {SOON:?} of it");
     let verdict = stage.until_exact(&referee, &sensor, published).await;
     assert_eq!(verdict.posts_201, published, "{verdict}");
     assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
@@ -191,7 +196,7 @@ async fn a_gap_in_the_record_is_said_and_on_doubt_decides() {
         sensor.until_metric("sensor_record_gaps_total", &[], |gaps| gaps == 1.0).await;
         assert_eq!(sensor.lines("record gap").len(), 1, "said once:\n{}", sensor.log());
         stage.until_drained().await;
-        let verdict = stage.verdict(referee, MESSAGES);
+        let verdict = stage.verdict(referee, MESSAGES).await;
         let created = number == 0;
         let doubled = if created { MESSAGES } else { 0 };
         assert_eq!(verdict.posts_201, MESSAGES + doubled, "{verdict}");
@@ -240,7 +245,7 @@ async fn a_record_that_somebody_deleted_is_a_gap() {
     sensor.until_metric("sensor_record_gaps_total", &[], |gaps| gaps == 1.0).await;
     assert_eq!(sensor.lines("record gap").len(), 1, "said once:\n{}", sensor.log());
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, MESSAGES);
+    let verdict = stage.verdict(&referee, MESSAGES).await;
     assert_eq!(verdict.posts_201, MESSAGES, "{verdict}");
     assert_eq!(stage.dead_letters().await, MESSAGES as u64);
     stage.publish(MESSAGES..MESSAGES + 1).await;

@@ -1,6 +1,6 @@
 //! What the live tests share: a sensor as a process of its own beside the test bed, and how to look at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use async_nats::jetstream;
 use serde_json::{Value, json};
 use testbed::control_plane::{Login, ServiceAccount};
 use testbed::process::{Process, Spec};
-use testbed::{ControlPlane, HttpFaultProxy, Nats, Referee, Resource, Verdict, wait};
+use testbed::{ControlPlane, HttpFaultProxy, Nats, Referee, Resource, wait};
 
 /// Long enough for a loaded machine of two cores; a test that needs it has failed anyway.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
@@ -29,6 +29,8 @@ pub(crate) struct Stage<'p> {
     env: BTreeMap<String, String>,
     file: String,
     log: String,
+    /// What its stream held once and holds no more: it must have had its object all the same.
+    pub(crate) gone: BTreeSet<String>,
 }
 
 /// The sensor file of most tests: a Workflow per message.
@@ -104,6 +106,7 @@ impl<'p> Stage<'p> {
             env,
             file,
             log: "sensor".to_owned(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -192,11 +195,6 @@ impl<'p> Stage<'p> {
 
     pub(crate) async fn referee(&self) -> Referee {
         Referee::watch(self.plane, &Resource::workflows(), &self.namespace).await.unwrap()
-    }
-
-    /// The referee's judgement by message: each has exactly one object.
-    pub(crate) fn verdict(&self, referee: &Referee, expected: usize) -> Verdict {
-        referee.verdict_of(&self.plane.audit().unwrap(), "jetgate.dev/message", expected)
     }
 
     /// Messages that the consumer has not finished with: pending and unacknowledged.
@@ -303,28 +301,6 @@ impl<'p> Stage<'p> {
         referee.until_alive(0, LONG).await.unwrap();
     }
 
-    /// Created in the end and acknowledged, each once, nothing dead.
-    pub(crate) async fn until_exact(&self, referee: &Referee, sensor: &Sensor, messages: usize) -> Verdict {
-        referee
-            .until_created(messages, LONG)
-            .await
-            .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
-        self.until_drained().await;
-        let verdict = self.verdict(referee, messages);
-        assert!(verdict.is_clean(), "{verdict}\n{}", sensor.process.last_log_lines(30));
-        // A POST that was given up may have been carried out all the same, and is then logged with another code.
-        assert!(verdict.created == messages && verdict.posts_201 <= messages, "{verdict}");
-        assert_eq!(self.dead_letters().await, 0);
-        verdict
-    }
-
-    /// The same, with never more alive than the limit.
-    pub(crate) async fn until_exact_under(&self, limit: usize, referee: &Referee, sensor: &Sensor, messages: usize) {
-        let verdict = self.until_exact(referee, sensor, messages).await;
-        println!("{verdict}");
-        assert!(verdict.most_alive <= limit, "{verdict}");
-    }
-
     /// A sensor in the middle of a burst, whose API server then stops answering.
     pub(crate) async fn start_and_stop_the_api(&self, messages: usize) -> (Referee, Sensor) {
         let referee = self.referee().await;
@@ -338,9 +314,14 @@ impl<'p> Stage<'p> {
 
     /// How often the consumer has handed out messages, by the server's count (a killed server counts from before).
     pub(crate) async fn handed_out(&self) -> u64 {
+        self.consumer().await.delivered.consumer_sequence
+    }
+
+    /// What the server says of the durable.
+    pub(crate) async fn consumer(&self) -> jetstream::consumer::Info {
         let stream = self.jetstream().get_stream(&self.stream).await.unwrap();
         let consumer: jetstream::consumer::PullConsumer = stream.get_consumer(&self.sensor).await.unwrap();
-        consumer.get_info().await.unwrap().delivered.consumer_sequence
+        consumer.get_info().await.unwrap()
     }
 }
 

@@ -459,6 +459,7 @@ async fn the_log_trigger_without_a_quota() {
         "gating is off: BACKPRESSURE_QUOTA_NAME is not set; only MAX_IN_FLIGHT bounds what is in hand"
     );
     assert_eq!(off[0]["max_in_flight"], 256);
+    assert_eq!(stage.consumer().await.config.max_ack_pending, 1024, "four times MAX_IN_FLIGHT");
     assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(0.0));
     assert_eq!(sensor.stop().await, Some(0));
 }
@@ -528,13 +529,14 @@ async fn without_a_quota_only_max_in_flight_bounds() {
     stage.publish(0..50).await;
     sensor.until_metric("sensor_inflight", &[], |value| value == 5.0).await;
     assert_eq!(stage.waiting().await, (45, 5), "no more than MAX_IN_FLIGHT are taken");
+    assert_eq!(stage.consumer().await.config.max_ack_pending, 20, "four times MAX_IN_FLIGHT");
     proxy.pass();
     referee
         .until_created(50, LONG)
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     until_drained(&stage, &sensor).await;
-    let verdict = stage.verdict(&referee, 50);
+    let verdict = stage.verdict(&referee, 50).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
 }
@@ -568,7 +570,9 @@ async fn bare_delay(stage: &Stage<'_>) -> Duration {
 async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
-    let stage = Stage::new(plane, &nats, "idle", "10").await;
+    let mut stage = Stage::new(plane, &nats, "idle", "10").await;
+    // A report is due every 20 s.
+    stage.set("BACKPRESSURE_SIGNAL_MAX_AGE", "60s");
     let referee = stage.referee().await;
     let sensor = stage.start().await;
     sensor.until_metric("sensor_credits", &["state=\"unused\""], |value| value == 9.0).await;
@@ -578,8 +582,8 @@ async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
     let grants = sensor.metric("jetgate_grants_total", &[]).await.unwrap();
     let workflows = Resource::workflows();
     let mut delays = Vec::new();
-    for id in 0..3_usize {
-        let bare = bare_delay(&stage).await;
+    for id in 0..7_usize {
+        let before = bare_delay(&stage).await;
         let sent = Timestamp::now();
         stage.publish(id..id + 1).await;
         referee.until_created(id + 1, LONG).await.unwrap();
@@ -590,13 +594,19 @@ async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
         .await
         .unwrap();
         let received = post.received.as_nanosecond() - sent.as_nanosecond();
+        // What the machine does beside is in the yardstick, too: the slower of the one before and the one after.
+        let bare = before.max(bare_delay(&stage).await);
         delays.push((Duration::from_nanos(u64::try_from(received.max(0)).unwrap()), bare));
     }
     println!("publish to POST on the wire, beside a bare pull: {delays:?}");
     assert_eq!(sensor.metric("jetgate_grants_total", &[]).await, Some(grants), "no grant was needed");
     assert_eq!(sensor.metric("sensor_credits", &["state=\"top\""]).await, Some(9.0));
-    // Not a pull's expiry, nor a lease, nor a poll: whatever the machine does beside.
-    let best = delays.iter().map(|(delay, _)| *delay).min().unwrap();
-    assert!(best < Duration::from_secs(1), "the message waited for something: {delays:?}");
+    // The first one waited for no report (20 s) and no poll (30 s). A pull ends after a second, at a moment that has
+    // nothing to do with the message: who waits for that is late by half of it in the mean.
+    let late = |(delay, bare): &(Duration, Duration)| delay.saturating_sub(*bare * 10);
+    assert!(late(&delays[0]) < Duration::from_millis(500), "the first message waited for something: {delays:?}");
+    let mut late: Vec<_> = delays.iter().map(late).collect();
+    late.sort_unstable();
+    assert!(late[late.len() / 2] < Duration::from_millis(150), "the messages waited for something: {delays:?}");
     assert_eq!(sensor.stop().await, Some(0));
 }

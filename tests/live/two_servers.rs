@@ -51,7 +51,7 @@ async fn creates_through_a_second_api_server_stay_under_the_limit() {
     let _finisher = Finisher::start(plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap();
     referee.until_created(messages, LONG).await.unwrap_or_else(failed);
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, messages);
+    let verdict = stage.verdict(&referee, messages).await;
     let counted = async |name: &str, label: &str| sensor.metric(name, &[label]).await.unwrap_or_default();
     let retries = counted("sensor_quota_retries_total", "").await;
     let refusals = counted("sensor_refusals_total", "class=\"quota_exceeded\"").await;
@@ -140,7 +140,7 @@ async fn a_refusal_that_goes_on_blocks_and_ends_by_itself() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 10);
+    let verdict = stage.verdict(&referee, 10).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(stage.dead_letters().await, 0);
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));

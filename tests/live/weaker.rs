@@ -88,7 +88,7 @@ async fn a_forbidden_watch_is_said_and_ends_when_the_right_is_given() {
     finisher.set_pace(Pace::AtRandom { per_second: 50.0, seed: 3 }).await.unwrap();
     referee.until_created(40, LONG).await.unwrap_or_else(failed);
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 40);
+    let verdict = stage.verdict(&referee, 40).await;
     eprintln!("watch forbidden: {verdict}");
     assert!(verdict.is_clean(), "{verdict}");
     assert!(verdict.most_alive <= 10, "{verdict}");
@@ -139,7 +139,7 @@ async fn a_message_that_comes_again_needs_no_record_where_none_is_kept() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     stage.until_drained().await;
-    let verdict = stage.verdict(&referee, 20);
+    let verdict = stage.verdict(&referee, 20).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }

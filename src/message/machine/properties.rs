@@ -468,7 +468,8 @@ fn play(seed: u64, turns: u64) -> Verdict {
 
 #[test]
 fn promises_hold_under_any_order_of_events() {
-    let worlds = std::env::var("JETGATE_TEST_WORLDS").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000);
+    let usual = if std::env::var_os("JETGATE_SOAK").is_some() { 1_000_000 } else { 100_000 };
+    let worlds = std::env::var("JETGATE_TEST_WORLDS").ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
     for seed in 0..worlds {
         let turns = seed % 60;
         if play(seed, turns).is_err() {

@@ -36,7 +36,33 @@ async fn the_verdict_names_what_is_lost_and_doubled() {
     assert_eq!((verdict.posts, verdict.posts_201, verdict.refusals_403), (3, 3, 0));
     assert!(!verdict.is_clean());
     assert!(verdict.to_string().starts_with("3 created, 1 lost, 2 doubled, most alive at once 2"));
-    assert!(!referee.verdict_of(&audit, CAUSE, 2).is_clean());
+    let so_far = referee.verdict(&audit, CAUSE, ["1", "2"]);
+    assert!(!so_far.is_clean_so_far(0), "{so_far}");
+}
+
+#[tokio::test]
+async fn one_object_for_each_cause_and_no_other_is_clean() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let namespace = plane.namespace("clean").await.unwrap();
+    let widgets = Resource::widgets();
+    let referee = Referee::watch(plane, &widgets, &namespace).await.unwrap();
+    make(plane, &namespace, "a", "1").await;
+    make(plane, &namespace, "b", "2").await;
+    referee.until_created(2, SOON).await.unwrap();
+    let judge = |causes: &[&str]| referee.verdict(&plane.audit().unwrap(), CAUSE, causes.iter().copied());
+    assert!(judge(&["1", "2"]).is_clean());
+    // A cause too many: lost, or yet to come.
+    let more = judge(&["1", "2", "3"]);
+    assert!(!more.is_clean() && more.is_clean_so_far(0), "{more}");
+    // As many objects as causes, but one of them under another annotation.
+    let other = judge(&["1", "3"]);
+    assert!(other.unexpected == ["2"] && !other.is_clean() && !other.is_clean_so_far(0), "{other}");
+    // An object more than there are causes.
+    assert!(!judge(&["1"]).is_clean());
+    plane.create(&widgets, &namespace, &widgets.object("of-another")).await.unwrap();
+    referee.until_created(3, SOON).await.unwrap();
+    let beside = judge(&["1", "2"]);
+    assert!(!beside.is_clean() && beside.is_clean_beside(1), "{beside}");
 }
 
 #[tokio::test]
@@ -78,6 +104,7 @@ async fn objects_are_finished_by_age_at_random_and_on_demand() {
     let pace = Pace::AtRandom { per_second: 50.0, seed: 7 };
     finisher.set_pace(pace).await.unwrap();
     referee.until_alive(0, SOON).await.unwrap();
+    assert_eq!(finisher.finished().picked, 9, "the one that was told is not of its own pace");
 
     finisher.set_pace(Pace::After(Duration::from_millis(300))).await.unwrap();
     make(plane, &namespace, "old", "old").await;
