@@ -119,7 +119,7 @@ impl World {
         let count = |_: &HolderSim| Some(1);
         let used = self.thousandths(read, false) / 1_000;
         let hard = read.spec_hard.get(&self.count)?.whole_floor();
-        let over = |side: &str, before: u64, unit: &dyn Fn(&HolderSim) -> Option<u64>, hard: u64| {
+        let over = |side: &str, after: u64, unit: &dyn Fn(&HolderSim) -> Option<u64>, hard: u64| {
             let raises: Vec<Raise> = raised
                 .iter()
                 .filter_map(|(id, by)| {
@@ -131,14 +131,11 @@ impl World {
             let all: u64 = raises.iter().map(|raise| raise.amount).sum();
             let most = raises.iter().map(|raise| raise.limit).max()?;
             // In which order they were raised is not told; each of them may have been the first.
-            let own = raises.iter().find(|raise| before - all + raise.amount > raise.limit);
+            let own = raises.iter().find(|raise| after - all + raise.amount > raise.limit);
             if let Some(Raise { amount, limit }) = own {
-                return Some(format!(
-                    "V2: {amount} more granted on the {side} side of {}, limit {limit}",
-                    before - all
-                ));
+                return Some(format!("V2: {amount} more granted on the {side} side of {}, limit {limit}", after - all));
             }
-            (before > most).then(|| format!("V2: granted up to {before} on the {side} side, limit {most}"))
+            (after > most).then(|| format!("V2: granted up to {after} on the {side} side, limit {most}"))
         };
         let unanswered = |unit: &dyn Fn(&HolderSim) -> Option<u64>| -> u64 {
             let each = books.holders.iter().map(|(id, book)| {

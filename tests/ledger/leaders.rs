@@ -91,13 +91,10 @@ impl World {
 
     /// A reading as the mutants take it.
     fn distorted(&self, mut view: QuotaView) -> QuotaView {
-        let ignored = match self.mutant {
-            Mutant::IgnoresUsed => Some(&self.count),
-            Mutant::IgnoresUsedCpu => Some(&self.cpu),
-            _ => None,
-        };
-        if let Some(used) = ignored.and_then(|resource| view.used.get_mut(resource)) {
-            *used = Quantity::ZERO;
+        for (mutant, resource) in [(Mutant::IgnoresUsed, &self.count), (Mutant::IgnoresUsedCpu, &self.cpu)] {
+            if let Some(used) = view.used.get_mut(resource).filter(|_| self.mutant == mutant) {
+                *used = Quantity::ZERO;
+            }
         }
         view
     }

@@ -47,6 +47,7 @@ async fn cuts_of_the_nats_connection_lose_and_double_nothing() {
     let finisher = finisher(&stage, Pace::After(Duration::ZERO)).await;
     let sensor = stage.start().await;
     let mut random = Random(seed);
+    let begun = std::time::Instant::now();
     for cut in 0..cuts {
         let from = cut * PER_CUT;
         let connections = tcp.connections();
@@ -60,6 +61,17 @@ async fn cuts_of_the_nats_connection_lose_and_double_nothing() {
     }
     tcp.pass();
     let messages = cuts * PER_CUT;
+    println!("{cuts} cuts in {:?}: {}", begun.elapsed(), referee.tally());
+    // However many are left, one after another comes.
+    let mut created = 0;
+    while created < messages {
+        referee
+            .until("another object created", LONG, |tally| tally.created() > created)
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
+        created = referee.tally().created();
+    }
+    println!("all of them in {:?}", begun.elapsed());
     let verdict = stage.until_exact(&referee, &sensor, messages).await;
     assert!(verdict.most_alive <= LIMIT, "{verdict}");
     assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
