@@ -470,3 +470,6 @@ where
 pub(super) fn new_holder(sensor: &str) -> HolderId {
     HolderId::new(format!("{sensor}-{:016x}", clock::random()))
 }
+
+#[cfg(test)]
+mod tests;
