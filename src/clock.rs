@@ -15,7 +15,7 @@ pub fn wall() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// Another number at each call, for names that nobody had before: the standard library seeds this from the system's
+/// Another number at each call, for names that nobody had before and for pauses: the standard library seeds this from the system's
 /// randomness.
 #[must_use]
 pub fn random() -> u64 {

@@ -3,8 +3,6 @@
 //! The callbacks run one after the other behind a queue of 128 that drops what does not fit, so they only note.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -40,8 +38,6 @@ pub(crate) struct Hub {
     server: Mutex<(String, u64)>,
     denied: AtomicU64,
     denials: Mutex<Denials>,
-    random: RandomState,
-    draws: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,8 +56,6 @@ impl Hub {
             server: Mutex::new((String::new(), 0)),
             denied: AtomicU64::new(0),
             denials: Mutex::new(Denials::default()),
-            random: RandomState::new(),
-            draws: AtomicU64::new(0),
         };
         (hub, receiver)
     }
@@ -245,9 +239,7 @@ impl Hub {
                 Duration::from_millis(10).saturating_mul(1 << doublings).min(Duration::from_secs(4))
             }
         };
-        let mut hasher = self.random.build_hasher();
-        hasher.write_u64(self.draws.fetch_add(1, Ordering::Relaxed));
-        let share = u32::try_from(hasher.finish() % 1_000).unwrap_or(0);
+        let share = u32::try_from(crate::clock::random() % 1_000).unwrap_or(0);
         base / 2 + base / 2 * share / 1_000
     }
 }

@@ -73,7 +73,8 @@ impl Concurrency {
         limit
     }
 
-    /// A create was answered, well or with a definite refusal; `in_flight` counts it too.
+    /// A create was answered well; `in_flight` counts it too. A refusal says nothing here: it is over before the work of
+    /// storing begins, so its time is no measure of that.
     pub fn answered(&mut self, latency: Duration, in_flight: usize) {
         self.forgiven = self.forgiven.saturating_sub(1);
         self.answers += 1;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use serde_json::Value;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::dead_letter;
+use super::limiter::Place;
 use super::shared::{Alert, Shared};
 use super::trigger::{Created, Trigger, log_line};
 use crate::clock;
@@ -42,6 +43,7 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) sequence: u64,
+    pub(super) store_time_ns: i64,
     pub(super) credit: CreditId,
     /// None where its task panicked: what became of its number is not known.
     pub(super) outcome: Option<Outcome>,
@@ -57,8 +59,8 @@ pub(super) struct Hand {
     credit: CreditId,
     machine: Machine,
     object: Option<Arc<Value>>,
-    /// A place among the creates under way; only for effects that the API server makes.
-    place: Option<OwnedSemaphorePermit>,
+    /// A place among the creates under way, for the create that the machine is about to order.
+    place: Option<Place>,
     refusal_contradicted: bool,
     /// What [`Alert::forgotten`] was when the message came.
     forgotten_before: u64,
@@ -93,12 +95,13 @@ impl Hand {
     /// Sees the message to its end. A panic on the way is an end, too: the lane must hear whose it was. Boxed, because a
     /// future keeps its arguments twice.
     pub(super) async fn run(self: Box<Self>) -> Ended {
-        let (sequence, credit) = (self.delivery.sequence, self.credit.clone());
+        let (sequence, store_time_ns) = (self.delivery.sequence, self.delivery.store_time_ns);
+        let credit = self.credit.clone();
         match AssertUnwindSafe(self.see()).catch_unwind().await {
             Ok(ended) => ended,
             Err(panic) => {
                 tracing::error!(sequence, panic = panic_text(panic.as_ref()), "a message's task panicked");
-                Ended { sequence, credit, outcome: None }
+                Ended { sequence, store_time_ns, credit, outcome: None }
             }
         }
     }
@@ -106,11 +109,8 @@ impl Hand {
     async fn see(mut self: Box<Self>) -> Ended {
         let mut alerts = self.shared.alerts.subscribe();
         let mut record = self.shared.record.clone();
-        let mut events = VecDeque::new();
-        let mut place = self.arrive();
-        if place.is_none() {
-            events.push_back(Event::Start);
-        }
+        let mut events = VecDeque::from([Event::Start]);
+        let mut place: Option<Pin<Box<dyn Future<Output = Place> + Send>>> = None;
         let mut call: Option<Call> = None;
         let mut progress: Option<Call> = None;
         // The copy of the record is kept no longer once the process stops; it stays as it is then.
@@ -124,36 +124,41 @@ impl Hand {
                 if let Event::Refused(Answer::QuotaExceeded(refusal)) = &event {
                     self.refusal_contradicted = self.shared.contradicts(refusal);
                 }
+                let placed = event == Event::Placed;
                 let actions = self.machine.step(event, &self.facts(), clock::now());
                 for action in actions {
                     match self.order(action) {
                         Ordered::Nothing => {}
                         Ordered::Tell(news) => self.tell(news).await,
-                        Ordered::Done(event) => {
-                            self.give_place_back(&event);
-                            events.push_back(event);
-                        }
+                        Ordered::Done(event) => events.push_back(event),
                         Ordered::Call(ordered) => call = Some(ordered),
+                        Ordered::Place(ordered) => place = Some(ordered),
                         Ordered::Progress(ordered) => progress = Some(ordered),
                         Ordered::End(outcome) => {
                             let outcome = Some(outcome);
-                            return Ended { sequence: self.delivery.sequence, credit: self.credit, outcome };
+                            let (sequence, store_time_ns) = (self.delivery.sequence, self.delivery.store_time_ns);
+                            return Ended { sequence, store_time_ns, credit: self.credit, outcome };
                         }
                     }
                 }
+                if !self.machine.wants_place() {
+                    place = None;
+                    if placed {
+                        self.place = None;
+                    }
+                }
             }
-            let waits = call.is_none() && place.is_none();
+            let waits = call.is_none();
             tokio::select! {
                 biased;
                 event = done(&mut call), if call.is_some() => {
                     call = None;
-                    self.give_place_back(&event);
                     events.push_back(event);
                 }
                 got = done(&mut place), if place.is_some() => {
                     place = None;
-                    self.place = got;
-                    events.push_back(Event::Start);
+                    self.place = Some(got);
+                    events.push_back(Event::Placed);
                 }
                 event = done(&mut progress), if progress.is_some() => {
                     progress = None;
@@ -164,7 +169,8 @@ impl Hand {
                         self.alerted(&alerts.borrow_and_update(), &mut events);
                     }
                 }
-                changed = record.changed(), if waits && followed => {
+                // Who waits for a place asks the record when it has it: many may wait.
+                changed = record.changed(), if waits && place.is_none() && followed => {
                     followed = changed.is_ok();
                     record.borrow_and_update();
                     events.push_back(Event::Tick);
@@ -182,24 +188,6 @@ impl Hand {
         let made = matches!(event, Event::Created | Event::Looked(crate::message::Looked::Found(_)));
         if made && self.delivery.delivered == 1 && self.delivery.headers.iter().any(asks) {
             panic!("a test asks for it");
-        }
-    }
-
-    /// An effect that the API server makes waits for its place among the creates; the message is in hand meanwhile.
-    fn arrive(&self) -> Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>> {
-        match &self.shared.trigger {
-            Trigger::Kubernetes(_) => {
-                let limiter = self.shared.limiter.clone();
-                Some(Box::pin(async move { limiter.acquire().await }))
-            }
-            Trigger::Log { .. } => None,
-        }
-    }
-
-    /// What was under way is answered, as far as it can be: another create may take its place.
-    fn give_place_back(&mut self, event: &Event) {
-        if !self.machine.number_is_open() || matches!(event, Event::NoAnswer | Event::Refused(_)) {
-            self.place = None;
         }
     }
 
@@ -265,6 +253,7 @@ impl Hand {
             Action::Render => {
                 return Ordered::Done(self.render());
             }
+            Action::Place => return self.arrive(),
             Action::Create { send_by } => return self.create(send_by),
             Action::PublishDead { reason, text } => return Ordered::Call(self.publish_dead(reason, &text)),
             Action::Ack => return Ordered::Call(self.settle(Settle::Ack)),
@@ -328,7 +317,17 @@ impl Hand {
         }
     }
 
-    fn create(&self, send_by: Instant) -> Ordered {
+    /// Mostly there is a place at once.
+    fn arrive(&mut self) -> Ordered {
+        self.place = self.shared.limiter.try_acquire();
+        if self.place.is_some() {
+            return Ordered::Done(Event::Placed);
+        }
+        Ordered::Place(Box::pin(self.shared.limiter.clone().acquire()))
+    }
+
+    fn create(&mut self, send_by: Instant) -> Ordered {
+        let place = self.place.take();
         match &self.shared.trigger {
             Trigger::Log { silent, level } => {
                 if !silent {
@@ -342,7 +341,11 @@ impl Hand {
                     return Ordered::Done(Event::NotSent);
                 };
                 let shared = Arc::clone(&self.shared);
-                Ordered::Call(Box::pin(async move { create(&shared, &object, send_by).await }))
+                Ordered::Call(Box::pin(async move {
+                    let event = create(&shared, &object, send_by).await;
+                    drop(place);
+                    event
+                }))
             }
         }
     }
@@ -398,6 +401,7 @@ enum Ordered {
     /// Done on the spot.
     Done(Event),
     Call(Call),
+    Place(Pin<Box<dyn Future<Output = Place> + Send>>),
     Progress(Call),
     End(Outcome),
 }

@@ -6,8 +6,8 @@ mod lines;
 mod memory;
 
 pub(super) use flow::PULL_EXPIRES;
+pub(super) use memory::Baseline;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ use crate::clock;
 use crate::gate::{Gate, Reminder};
 use crate::jetstream::{Ack, ConnectionState, Delivery, PullEnd, PullEvent, Puller, stream_facts};
 use crate::leader::LeaseState;
-use crate::message::{CreditId, Effect, Handed, HolderId, Outcome, Why};
+use crate::message::{Arrival, CreditId, Effect, Handed, HolderId, InHand, Outcome, Why};
 use crate::runtime::{Crew, TaskFailure};
 use crate::telemetry::{Health, Outcome as OutcomeLabel};
 use crate::wire::{Grant, Report};
@@ -55,6 +55,7 @@ pub(super) struct LaneSettings {
     pub(super) redelivery_pause: Option<Duration>,
     /// How often a gate that is still blocked is said.
     pub(super) remind_every: Duration,
+    pub(super) baseline: Baseline,
     /// How long the lane may take to end.
     pub(super) grace: Duration,
 }
@@ -99,10 +100,14 @@ pub(super) struct Lane {
     detail: String,
     block: Option<LocalBlock>,
     freshness: Freshness,
-    in_hand: BTreeSet<u64>,
+    in_hand: InHand,
     connection: watch::Receiver<ConnectionState>,
     known_connection: ConnectionState,
-    known_reign: Option<u64>,
+    known_reign: u64,
+    /// When the consumer may last have forgotten something with the connection in place.
+    forgotten_at: Option<Instant>,
+    /// The stream's end could not be read.
+    ask_stream_at: Option<Instant>,
     reported_at: Option<Instant>,
     asking: Asking,
     /// When the next report goes.
@@ -125,8 +130,11 @@ impl Lane {
     ) -> (Self, mpsc::Receiver<Grant>, mpsc::Receiver<News>) {
         let (news, heard) = mpsc::channel(NEWS);
         let connection = shared.connection.state();
-        let known_connection = connection.borrow().clone();
         let reminder = Reminder::new(settings.remind_every);
+        let Baseline { connection: known_connection, reign: known_reign } = settings.baseline.clone();
+        if freshness.wants_stream_end().is_some() {
+            shared.publish_stream(None);
+        }
         let lane = Self {
             shared,
             settings,
@@ -144,10 +152,12 @@ impl Lane {
             detail: String::new(),
             block: None,
             freshness,
-            in_hand: BTreeSet::new(),
+            in_hand: InHand::default(),
             connection,
             known_connection,
-            known_reign: None,
+            known_reign,
+            forgotten_at: None,
+            ask_stream_at: None,
             reported_at: None,
             asking: Asking::default(),
             report_at: None,
@@ -176,9 +186,7 @@ impl Lane {
         let (mut counted, mut connected, mut recorded) = (true, true, true);
         self.connection_changed();
         loop {
-            if let Some(question) = self.freshness.wants_stream_end().filter(|_| stream_end.is_none())
-                && self.known_connection.up
-            {
+            if let Some(question) = self.stream_question(clock::now()).filter(|_| stream_end.is_none()) {
                 let (connection, stream) = (self.shared.connection.clone(), Arc::clone(&self.shared.identity.stream));
                 stream_end = Some(Box::pin(async move { (question, stream_facts(&connection, &stream).await) }));
             }
@@ -223,9 +231,7 @@ impl Lane {
                 }
                 (question, facts) = wait_for(&mut stream_end), if stream_end.is_some() => {
                     stream_end = None;
-                    if let Ok(facts) = facts {
-                        self.freshness.stream_ends_at(question, facts.last_sequence);
-                    }
+                    self.stream_answered(question, facts);
                 }
                 changed = record.changed(), if recorded && !self.shared.record_stands() => {
                     // Nobody follows it any more at the end.
@@ -302,7 +308,7 @@ impl Lane {
     }
 
     fn ended(&mut self, ended: &Ended) {
-        self.in_hand.remove(&ended.sequence);
+        self.in_hand.ended(ended.sequence, ended.store_time_ns);
         if let Some(block) = &mut self.block {
             block.ended(ended.credit.number, clock::now());
         }
@@ -371,9 +377,10 @@ impl Lane {
 
     fn delivered(&mut self, delivery: Delivery, crew: &mut Crew<Ended>) {
         let now = clock::now();
-        if self.in_hand.contains(&delivery.sequence) {
-            // Its first copy is still being worked on, and an ack of that one acknowledges this one.
-            return;
+        let remembers = self.knows_connection(delivery.epoch);
+        match self.arrives(&delivery, now) {
+            Arrival::Copy => return,
+            Arrival::New | Arrival::Reused => {}
         }
         let refuses = self.stopping.is_some() || delivery.above_credit || crew.room() == 0;
         let credit = if refuses { None } else { self.credits.take(now) };
@@ -384,7 +391,6 @@ impl Lane {
         if let Some(block) = &mut self.block {
             block.probing(credit.number);
         }
-        let remembers = self.knows_connection(delivery.epoch);
         let handed = Handed {
             delivered: delivery.delivered,
             pull_sent: delivery.pull_sent,
@@ -403,30 +409,34 @@ impl Lane {
                 .event_age
                 .observe(Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)).as_secs_f64());
         }
-        let sequence = delivery.sequence;
+        let (sequence, store_time_ns) = (delivery.sequence, delivery.store_time_ns);
         let hand = Box::new(Hand::new(Arc::clone(&self.shared), delivery, credit.clone(), handed, self.news.clone()));
         if crew.spawn(hand.run()).is_ok() {
-            self.in_hand.insert(sequence);
+            self.in_hand.taken(sequence, store_time_ns);
         } else {
             // There was room a moment ago, so this is not reached; the message comes again by its ack wait.
             self.credits.returned(&credit);
         }
     }
 
-    /// What arrives in the instant in which its credit went away is returned at once.
+    /// What arrives in the instant in which its credit went away is returned at once, if it is surely ours still.
     fn return_late(&mut self, delivery: Delivery, crew: &mut Crew<Ended>) {
+        if !self.shared.terms.may_nak(delivery.pull_sent, self.has_forgotten(&delivery), clock::now()) {
+            self.shared.metrics.messages.inc(OutcomeLabel::Again);
+            return;
+        }
         let shared = Arc::clone(&self.shared);
-        let sequence = delivery.sequence;
+        let (sequence, store_time_ns) = (delivery.sequence, delivery.store_time_ns);
         let credit = CreditId { holder: HolderId::new("none"), number: 0 };
         let nak = async move {
             // Where this fails the message comes again when its ack wait is over.
             let returned = shared.acker.ack(&delivery.reply, Ack::Nak(LATE_DELAY)).await;
             let outcome =
                 if returned.is_ok() { Outcome::Again(Why::LeaseOver) } else { Outcome::Abandoned(Why::LeaseOver) };
-            Ended { sequence, credit, outcome: Some(outcome) }
+            Ended { sequence, store_time_ns, credit, outcome: Some(outcome) }
         };
         if crew.spawn(nak).is_ok() {
-            self.in_hand.insert(sequence);
+            self.in_hand.taken(sequence, store_time_ns);
         }
     }
 
@@ -467,3 +477,6 @@ where
 pub(super) fn new_holder(sensor: &str) -> HolderId {
     HolderId::new(format!("{sensor}-{:016x}", clock::random()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,9 +177,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         None
     };
     let stop = tasks.token();
-    let Some((settled, created)) = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health).await? else {
-        return Ok(());
-    };
+    let ready = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health).await?;
+    let Some((settled, baseline, created)) = ready else { return Ok(()) };
     at_nats.met();
     at_api.met();
 
@@ -290,6 +289,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         max_expires: settled.consumer.expires_bound(),
         redelivery_pause,
         remind_every: config.remind_every,
+        baseline,
         // Books, Lease and flush have the rest of the grace period.
         grace: grace / 2,
     };

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
 use super::consumer::{Place, Settled};
+use super::lane::Baseline;
 use super::limiter::Limiter;
 use super::shared::RecordCopy;
 use super::trigger::{KubernetesTrigger, Trigger};
@@ -42,12 +43,15 @@ pub(super) async fn ready(
     cluster: Option<&Cluster>,
     stop: &CancellationToken,
     health: &Health,
-) -> Result<Option<(Settled, Created)>, SensorError> {
+) -> Result<Option<(Settled, Baseline, Created)>, SensorError> {
     let place = place(config);
     let work = async {
         let created = discover(config, cluster).await?;
         let settled = place.settle(connection).await?;
-        Ok::<_, SensorError>((settled, created))
+        // At once: whatever is forgotten from here on concerns the messages that are taken later.
+        let baseline =
+            Baseline { connection: connection.state().borrow().clone(), reign: settled.consumer.facts.reign };
+        Ok::<_, SensorError>((settled, baseline, created))
     };
     // Waiting is living: whoever restarts a process that waits for NATS gains nothing.
     let beat = async {

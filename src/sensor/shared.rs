@@ -1,7 +1,7 @@
 //! What the lane and its messages share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub(super) limiter: Limiter,
     pub(super) record: watch::Receiver<RecordCopy>,
     pub(super) alerts: watch::Sender<Alert>,
+    /// Whether `stream_created` was looked up since the consumer may last have forgotten something.
+    stream_known: AtomicBool,
     facts: Mutex<LaneFacts>,
 }
 
@@ -109,6 +111,7 @@ impl Shared {
             limiter,
             record,
             alerts: watch::Sender::new(Alert::default()),
+            stream_known: AtomicBool::new(true),
             facts: Mutex::new(LaneFacts::default()),
         }
     }
@@ -148,6 +151,14 @@ impl Shared {
         self.facts().readings = grant.readings.clone().into();
     }
 
+    /// When the stream was created; none while it may be another one than was last looked up.
+    pub(super) fn publish_stream(&self, created_ns: Option<i64>) {
+        if let Some(created_ns) = created_ns {
+            self.identity.stream_created.store(created_ns, Ordering::Relaxed);
+        }
+        self.stream_known.store(created_ns.is_some(), Ordering::Release);
+    }
+
     pub(super) fn record_facts(&self, sequence: u64, store_time_ns: i64) -> RecordFacts {
         let copy = self.record.borrow();
         let (record, kept) = match &*copy {
@@ -155,11 +166,12 @@ impl Shared {
             RecordCopy::Unkept(last) => (last.as_ref(), false),
             RecordCopy::Kept(record) => (Some(record), true),
         };
-        let record = record.filter(|record| self.is_of_this_stream(record));
+        let known = self.stream_known.load(Ordering::Acquire);
+        let record = record.filter(|record| known && self.is_of_this_stream(record));
         RecordFacts {
             says: record.map_or(Says::NotYet, |record| record.says(sequence, store_time_ns)),
             // A version below every other: nothing is proven by it.
-            version: kept.then(|| record.map_or(0, |record| record.version())),
+            version: (kept || !known).then(|| record.map_or(0, |record| record.version())),
             in_doubt: record.is_some_and(|record| record.in_doubt(sequence)),
         }
     }

@@ -168,6 +168,11 @@ impl Rule {
         .await
     }
 
+    /// How many of those were under way at once at most: between a request and its answer, or its client's end.
+    pub fn most_at_once(&self) -> u64 {
+        self.set.most.load(Ordering::Relaxed)
+    }
+
     /// Lets go what is held, and holds nothing from now on.
     pub fn release(&self) {
         self.set.released.send_replace(true);
@@ -192,6 +197,8 @@ struct Set {
     action: Action,
     seen: AtomicU64,
     hits: watch::Sender<u64>,
+    under_way: AtomicU64,
+    most: AtomicU64,
     released: watch::Sender<bool>,
 }
 
@@ -274,6 +281,8 @@ impl HttpFaultProxy {
             action,
             seen: AtomicU64::new(0),
             hits: watch::Sender::new(0),
+            under_way: AtomicU64::new(0),
+            most: AtomicU64::new(0),
             released: watch::Sender::new(false),
         });
         self.inner.rules.lock().push(Arc::clone(&set));

@@ -3,8 +3,13 @@
 
 use std::time::Duration;
 
+use futures::{FutureExt as _, StreamExt as _};
+use http::StatusCode;
 use testbed::control_plane::Login;
-use testbed::{ControlPlane, ControlPlaneOptions, Direction, FaultProxy, Finisher, Nats, Pace, Resource, wait};
+use testbed::http_proxy::{Action, Matching};
+use testbed::{
+    ControlPlane, ControlPlaneOptions, Direction, FaultProxy, Finisher, HttpFaultProxy, Nats, Pace, Resource, wait,
+};
 
 use crate::support::{LONG, Sensor, Stage};
 
@@ -355,4 +360,82 @@ async fn a_panic_loses_neither_its_number_nor_its_message() {
     stage.until_exact_under(LIMIT, &referee, &sensor, MESSAGES).await;
     assert_eq!(sensor.stop().await, Some(0));
     drop(finisher);
+}
+
+/// A burst of 429s halves the creates that may be under way. Those that were refused are tried again later, and then
+/// need their place like every other.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_burst_of_refusals_no_more_creates_are_under_way_than_the_cut_allows() {
+    // What the limiter starts with, and what it allows at most when it is cut once and then has a full window answered.
+    const FIRST: u64 = 32;
+    const CUT: u64 = 20;
+    const MESSAGES: usize = 100;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "burst-of-429", "200").await;
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").behind(&http).await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    let posts = || Matching::post(&format!("/namespaces/{}/workflows", stage.namespace));
+    // Long enough for all messages to be in hand when the refusals come.
+    let slow = http.rule(posts(), Action::DelayBefore(Duration::from_millis(300)));
+    let refusal = Action::status(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", "too many requests");
+    let refused = http.rule(posts().times(FIRST), refusal);
+    let later = http.rule(posts().skip(FIRST), Action::Count);
+    stage.publish(0..MESSAGES).await;
+    let verdict = stage.until_exact(&referee, &sensor, MESSAGES).await;
+    println!("{} refused, then at most {} at once: {verdict}", refused.hits(), later.most_at_once());
+    assert_eq!((slow.most_at_once(), refused.hits()), (FIRST, FIRST));
+    assert!(later.most_at_once() <= CUT, "{} creates at once", later.most_at_once());
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
+/// A sensor that was stopped for longer than the ack wait finds deliveries that others have by now: it leaves them alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sensor_that_was_stopped_does_not_return_what_others_have() {
+    const MESSAGES: usize = 5;
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let stage = Stage::new(plane, &nats, "stopped", "20").await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    let advisory = format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.{}.{}", stage.stream, stage.sensor);
+    let mut naks = stage.nats.subscribe(advisory).await.unwrap();
+    stage.nats.flush().await.unwrap();
+    let stream = stage.jetstream().get_stream(&stage.stream).await.unwrap();
+    let consumer: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer(&stage.sensor).await.unwrap();
+    // Into a pull of the stopped sensor, which waits for a second at most.
+    let mut published = 0;
+    loop {
+        sensor.process.stop().unwrap();
+        stage.publish(published..published + MESSAGES).await;
+        published += MESSAGES;
+        if stage.waiting().await == (0, MESSAGES as u64) {
+            break;
+        }
+        sensor.process.cont().unwrap();
+        referee.until_created(published, LONG).await.unwrap();
+        stage.until_drained().await;
+    }
+    // Another replica gets them when the ack wait is over.
+    let mut fetched =
+        consumer.batch().max_messages(MESSAGES).expires(Duration::from_secs(60)).messages().await.unwrap();
+    for _ in 0..MESSAGES {
+        let message = fetched.next().await.unwrap().unwrap();
+        assert_eq!(message.info().unwrap().delivered, 2);
+    }
+    let ended = || async { sensor.metric("sensor_messages_total", &[]).await.unwrap_or(0.0) };
+    sensor.process.cont().unwrap();
+    wait::until_true("the sensor has seen its old deliveries", LONG, || async { ended().await >= published as f64 })
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    stage.nats.flush().await.unwrap();
+    let naked = naks.next().now_or_never().flatten();
+    assert!(naked.is_none(), "{}", String::from_utf8_lossy(&naked.unwrap().payload));
+    let verdict = stage.until_exact(&referee, &sensor, published).await;
+    println!("{verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
 }

@@ -1,8 +1,9 @@
 //! What the sensor keeps in JetStream is deleted, paused, purged or moved while it works.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use testbed::{ControlPlane, Finisher, Nats, NatsCluster, NatsOptions, Pace, Resource, wait};
 
@@ -293,6 +294,10 @@ async fn a_deleted_stream_is_waited_for() {
     let js = stage.jetstream();
     let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
     stage.remember(3).await;
+    // Whoever asks for the stream is heard here, too.
+    let mut asked = stage.nats.subscribe(format!("$JS.API.STREAM.INFO.{}", stage.stream)).await.unwrap();
+    stage.nats.flush().await.unwrap();
+    let begun = Instant::now();
     js.delete_stream(&stage.stream).await.unwrap();
     let said =
         wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
@@ -301,7 +306,16 @@ async fn a_deleted_stream_is_waited_for() {
     let refused = || sensor.lines("the consumer does not answer").len();
     let before = refused();
     wait::until_true("it looks again and again", LONG, || async { refused() > before + 5 }).await.unwrap();
+    let lasted = begun.elapsed().as_secs_f64();
     assert!(js.get_stream(&stage.stream).await.is_err(), "somebody made the stream");
+    let mut questions = 0_u32;
+    while asked.next().now_or_never().flatten().is_some() {
+        questions += 1;
+    }
+    let rate = f64::from(questions) / lasted;
+    println!("asked for the stream {questions} times in {lasted:.1} s");
+    assert!(questions > 0 && rate < 20.0, "{questions} questions for a stream that is gone, {rate:.0} a second");
+    drop(asked);
     js.create_stream(config).await.unwrap();
     // At once, before there is a consumer.
     stage.publish(3..8).await;

@@ -254,6 +254,68 @@ async fn a_record_that_somebody_deleted_is_a_gap() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
+/// NATS comes back without the end of its stream, gives a sequence to another message, and a replica has that one in
+/// hand: the late ack of the lost message must not settle it, because nats-server asks for the sequence alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_ack_does_not_settle_another_message_of_the_same_sequence() {
+    const ACK_WAIT: Duration = Duration::from_secs(30);
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let tcp = FaultProxy::start(nats.address()).await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "reused", "50").await;
+    stage.set("CREATE_TIMEOUT", "5s").set("ACK_WAIT", "30s").login_at(&http.url()).await;
+    stage.nats_url = tcp.url("nats");
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    let posts = http.rule(Matching::post(&format!("/namespaces/{}/workflows", stage.namespace)), Action::HoldBefore);
+    stage.publish(0..1).await;
+    posts.until_hits(1, LONG).await.unwrap();
+    tcp.refuse().await.unwrap();
+    tcp.cut();
+    nats.process().kill().await.unwrap();
+    posts.release();
+    referee.until_created(1, LONG).await.unwrap();
+    nats.process().start_again().await.unwrap();
+
+    // What was stored is lost with the whole stream, and another replica is sooner back than ours.
+    let js = stage.jetstream();
+    let config = wait::until("NATS is back", LONG, || async {
+        Some(js.get_stream(&stage.stream).await.ok()?.cached_info().config.clone())
+    });
+    let config = config.await.unwrap();
+    js.delete_stream(&stage.stream).await.unwrap();
+    let stream = js.create_stream(config).await.unwrap();
+    let durable = async_nats::jetstream::consumer::pull::Config {
+        durable_name: Some(stage.sensor.clone()),
+        filter_subject: format!("{}.>", stage.stream),
+        ack_policy: async_nats::jetstream::consumer::AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(durable).await.unwrap();
+    stage.publish(1..2).await;
+    let mut fetched = consumer.batch().max_messages(1).expires(Duration::from_secs(30)).messages().await.unwrap();
+    let other = futures::StreamExt::next(&mut fetched).await.unwrap().unwrap();
+    assert_eq!(other.info().unwrap().stream_sequence, 1, "the sequence of the lost message");
+    let held_since = Instant::now();
+    tcp.accept().await.unwrap();
+    sensor.until_metric("sensor_nats_reconnects_total", &[], |count| count > 0.0).await;
+    wait::until_true("the lost message is in hand no more", LONG, || async {
+        sensor.state().await["messages_in_hand"] == 0
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    assert!(held_since.elapsed() < ACK_WAIT, "too slow to tell");
+    assert_eq!(stage.waiting().await, (0, 1), "the other replica's message is settled, and has no object");
+    other.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
+    let verdict = stage.until_exact(&referee, &sensor, 2).await;
+    println!("{verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
 /// The number of credits without a definite answer is none again.
 async fn until_settled(sensor: &Sensor) {
     let settled = wait::until_true("no number is in hand and none is made and unseen", LONG, || async {

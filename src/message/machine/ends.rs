@@ -123,7 +123,7 @@ impl Machine {
     }
 
     pub(super) fn leave(&mut self, why: Why, delay: Duration, now: Instant, actions: &mut Actions) -> bool {
-        if self.hold_over || now >= self.nak_end() || (self.link.lost && self.link.forgotten) {
+        if self.hold_over || !self.terms.may_nak(self.kept_from, self.link.forgotten, now) {
             self.finish(Outcome::Abandoned(why), actions);
             return true;
         }
@@ -191,6 +191,11 @@ impl Machine {
     }
 
     pub(super) fn settle(&mut self, end: End, actions: &mut Actions) {
+        // The sequence may be another message's by now.
+        if self.link.forgotten {
+            self.unconfirmed(end, actions);
+            return;
+        }
         self.state = State::Calling(Call::Settle(end));
         actions.push(match end {
             End::Ack(_) => Action::Ack,
@@ -212,7 +217,7 @@ impl Machine {
     }
 
     pub(super) fn settle_again(&mut self, end: End, at: Instant, now: Instant, actions: &mut Actions) -> bool {
-        if now >= self.hold_end() {
+        if now >= self.hold_end() || self.link.forgotten {
             self.unconfirmed(end, actions);
             return true;
         }

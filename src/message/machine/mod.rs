@@ -11,7 +11,7 @@
 //!    └─delivered again             ▼
 //!        wait not_before     hold, lease, connection, time left? ──no──► (number back) ► leave
 //!        LOOKUP                    │            └─only time is short─► PROGRESS, then again
-//!         │ found, ours ► ACK      ▼
+//!         │ found, ours ► ACK      ▼ PLACE among the creates, and the same questions again
 //!         │ found, foreign ► DEAD  CREATE ──stored──► (number made) ► ACK ──confirmed──► Done
 //!         │ failed ► again, leave  │  │                                └─not─► again, AckUnconfirmed
 //!         ▼ absent                 │  ├─name taken──────────────────────────────► LOOKUP
@@ -31,6 +31,11 @@
 //! - A nak or in-progress that arrives late would concern somebody else's delivery. Both are sent only while the
 //!   message is surely ours: `ack_wait` from the send of the pull, or of the last confirmed in-progress. An ack may be
 //!   late: then its effect is there all the same.
+//! - The server knows a message by its sequence alone. One that may have forgotten what it stored may have given the
+//!   sequence to another message, which an ack or term of ours would settle unseen: after that none is sent. The
+//!   message comes again if it is still there, and record, object or dead letter answer it.
+//! - A place among the creates under way is waited for with the message in hand: in-progress goes on, and whatever ends
+//!   the message is heard. The place is for one POST: every create asks for its own.
 //! - Lease over, holder dead and shutdown end what was not created yet. What is under way is answered first.
 //! - In-progress is sent at a third of `ack_wait`, beside the call under way.
 
@@ -124,6 +129,8 @@ enum Wait {
     Record { version: u64, until: Instant },
     /// A confirmed in-progress has to give time for a create.
     Time,
+    /// A place among the creates under way.
+    Place,
     /// A refusal is tried again.
     Retry { at: Instant },
     /// The create has no definite answer and may still be under way.
@@ -216,6 +223,12 @@ impl Machine {
         self.number_open
     }
 
+    /// Whether it waits for a place among the creates under way. A place that comes when it no longer does goes back.
+    #[must_use]
+    pub const fn wants_place(&self) -> bool {
+        matches!(self.state, State::Waiting(Wait::Place))
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub const fn is_finished(&self) -> bool {
@@ -256,7 +269,7 @@ impl Machine {
                 | Wait::BuryAgain { at }
                 | Wait::LookAgain { at, look: Look::Redelivered | Look::Refused } => at.min(hold_end),
                 Wait::LookAgain { at, look: Look::Taken | Look::Unanswered } | Wait::Answer { until: at } => at,
-                Wait::Time => hold_end,
+                Wait::Time | Wait::Place => hold_end,
                 Wait::SettleAgain { at, .. } if self.link.up => at.min(hold_end),
                 Wait::SettleAgain { .. } => hold_end,
                 Wait::Leave { .. } => self.nak_end(),
@@ -269,8 +282,8 @@ impl Machine {
     /// Takes what the facts say about connection and hold; both are lost for good.
     fn notice(&mut self, facts: &Facts, now: Instant) {
         self.link.up = facts.connected;
-        self.link.lost |= !facts.connected || facts.connection != self.handed.connection;
         self.link.forgotten |= facts.forgetful > self.handed.connection;
+        self.link.lost |= !facts.connected || facts.connection != self.handed.connection || self.link.forgotten;
         self.hold_over |= now >= self.hold_end();
     }
 
@@ -303,6 +316,9 @@ impl Machine {
                 self.try_create(facts, now, actions);
             }
             (Calling(Render), Event::Rendered(Err((reason, text)))) => self.bury(reason, text, actions),
+            (Waiting(Wait::Place), Event::Placed) => self.create(facts, now, actions),
+            // It was waited for, and something else came first.
+            (Idle | Waiting(_) | Calling(_) | Finished(_), Event::Placed) => {}
             (Calling(Create { .. }), Event::Created) => {
                 self.number_made(actions);
                 self.settle(End::Ack(How::Made), actions);
@@ -361,6 +377,7 @@ impl Machine {
                 self.leaves_or_is_done(facts, now, actions) || self.record_reached(version, until, facts, now, actions)
             }
             Wait::Time => self.leaves_or_is_done(facts, now, actions) || self.time_is_renewed(facts, now, actions),
+            Wait::Place => self.leaves_or_is_done(facts, now, actions),
             Wait::Retry { at } => {
                 self.leaves_or_is_done(facts, now, actions) || (now >= at && self.lookup(Look::Refused, actions))
             }
@@ -379,9 +396,9 @@ impl Machine {
         after(self.kept_from, self.terms.ack_wait)
     }
 
-    /// Until when a nak may be sent: it needs some time to arrive.
+    /// Until when a nak may be sent.
     fn nak_end(&self) -> Instant {
-        after(self.kept_from, self.terms.ack_wait - self.terms.ack_wait / 10)
+        self.terms.nak_end(self.kept_from)
     }
 
     /// Whether a create that is ordered now is over before the server may deliver the message to another.
@@ -398,6 +415,7 @@ impl Machine {
                 | Wait::VersionAgain { .. }
                 | Wait::Record { .. }
                 | Wait::Time
+                | Wait::Place
                 | Wait::Retry { .. }
                 | Wait::Answer { .. }
                 | Wait::BuryAgain { .. },
@@ -427,5 +445,7 @@ fn after(from: Instant, wait: Duration) -> Instant {
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod reuse;
 #[cfg(test)]
 mod scenarios;

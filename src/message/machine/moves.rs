@@ -202,18 +202,39 @@ impl Machine {
         }
     }
 
-    /// Creates, if every condition holds at this moment.
+    /// Asks for a place to create, if every condition holds; a local effect needs none.
     pub(super) fn try_create(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) {
+        match self.handed.effect {
+            Effect::Instant => self.create(facts, now, actions),
+            Effect::Object => {
+                if self.may_create(facts, now, actions) {
+                    self.state = State::Waiting(Wait::Place);
+                    actions.push(Action::Place);
+                }
+            }
+        }
+    }
+
+    /// Whether every condition of a create holds at this moment; where one does not, what follows from that is done.
+    fn may_create(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) -> bool {
         if self.leaves_or_is_done(facts, now, actions) {
-            return;
+            return false;
         }
         if self.tries.creates >= MOST_CREATES {
             self.give_up_growing(Why::NoAnswer, actions);
-            return;
+            return false;
         }
         if !self.has_time(now) {
             self.progress_due = self.progress_due.min(now);
             self.state = State::Waiting(Wait::Time);
+            return false;
+        }
+        true
+    }
+
+    /// Creates, if every condition holds at this moment.
+    pub(super) fn create(&mut self, facts: &Facts, now: Instant, actions: &mut Actions) {
+        if !self.may_create(facts, now, actions) {
             return;
         }
         self.tries.creates += 1;

@@ -48,6 +48,10 @@ macro_rules! promise {
 struct Judge {
     handed: Handed,
     call: Option<Action>,
+    /// A place was asked for.
+    asks_place: bool,
+    /// It came in this step.
+    placed: bool,
     progress: Option<Instant>,
     kept_from: Instant,
     lost: bool,
@@ -73,6 +77,8 @@ impl Judge {
         Self {
             handed,
             call: None,
+            asks_place: false,
+            placed: false,
             progress: None,
             kept_from: handed.pull_sent,
             lost: false,
@@ -95,6 +101,8 @@ impl Judge {
     /// What the event means, before the machine sees it.
     fn hears(&mut self, event: &Event, facts: &Facts, now: Instant) {
         self.lost |= !facts.connected || facts.connection != self.handed.connection;
+        self.lost |= self.forgotten(facts);
+        self.placed = *event == Event::Placed && std::mem::take(&mut self.asks_place);
         self.lost |= now >= self.kept_from + ACK_WAIT;
         self.has_effect |= facts.record == Says::Done;
         match (self.call.clone(), event) {
@@ -147,12 +155,23 @@ impl Judge {
         self.proven |= self.absent && self.version.is_some_and(|v| facts.record_version.is_some_and(|r| r >= v));
     }
 
+    /// The server may know another message by the sequence.
+    fn forgotten(&self, facts: &Facts) -> bool {
+        facts.forgetful > self.handed.connection
+    }
+
     fn sees(&mut self, action: &Action, facts: &Facts, now: Instant) -> Verdict {
         promise!(!self.finished, "{action:?} after the end");
         let open = self.made + self.returned == 0;
         match action {
             Action::Lookup | Action::ReadVersion | Action::Render | Action::PublishDead { .. } => {}
+            Action::Place => {
+                promise!(self.call.is_none() && !self.asks_place && self.handed.effect == Effect::Object);
+                self.asks_place = true;
+            }
             Action::Create { send_by } => {
+                let placed = std::mem::take(&mut self.placed);
+                promise!(placed || self.handed.effect == Effect::Instant, "a create without a place");
                 promise!(open, "a create without a number");
                 promise!(facts.record == Says::NotYet);
                 promise!(facts.lease_until.is_some_and(|until| until > now));
@@ -168,13 +187,19 @@ impl Judge {
                 }
                 self.create_ordered = Some(now);
             }
-            Action::Ack => promise!(self.has_effect && !open, "an ack without an effect"),
-            Action::Term(_) => promise!(self.dead_stored && !open, "a term without a dead letter"),
+            Action::Ack => {
+                promise!(self.has_effect && !open, "an ack without an effect");
+                promise!(!self.forgotten(facts), "an ack of another message");
+            }
+            Action::Term(_) => {
+                promise!(self.dead_stored && !open, "a term without a dead letter");
+                promise!(!self.forgotten(facts), "a term of another message");
+            }
             Action::Nak(delay) => {
                 promise!(*delay >= Duration::from_millis(10), "a hot loop");
                 promise!(!open && self.doubt.is_none());
                 promise!(now < self.kept_from + ACK_WAIT, "a nak of another's delivery");
-                promise!(facts.connected && facts.forgetful <= self.handed.connection);
+                promise!(facts.connected && !self.forgotten(facts));
             }
             Action::Progress => {
                 promise!(self.progress.is_none() && !self.lost);
@@ -212,6 +237,7 @@ impl Judge {
         if is_call {
             promise!(self.call.is_none(), "{action:?} beside {:?}", self.call);
             self.call = Some(action.clone());
+            self.asks_place = false;
         }
         if *action == Action::Lookup {
             self.lookup_ordered = Some(now);
@@ -279,7 +305,7 @@ impl Dice {
     }
 
     fn any_event(&mut self) -> Event {
-        match self.below(16) {
+        match self.below(17) {
             0 => Event::Start,
             1 => Event::Tick,
             2 => Event::ConnectionLost,
@@ -295,6 +321,7 @@ impl Dice {
             12 => Event::NoAnswer,
             13 => Event::NotSent,
             14 => Event::DeadStored(self.confirmed()),
+            15 => Event::Placed,
             _ => Event::Acked(self.confirmed()),
         }
     }
@@ -308,6 +335,7 @@ impl Dice {
             return if self.percent(70) { Event::ProgressConfirmed } else { Event::ProgressFailed };
         }
         match &judge.call {
+            None if judge.asks_place && self.percent(60) => Event::Placed,
             None => Event::Tick,
             Some(Action::Lookup) => Event::Looked(self.looked()),
             Some(Action::ReadVersion) => Event::Version(self.version()),
@@ -336,9 +364,10 @@ impl Dice {
                 (facts.connected, facts.connection, facts.forgetful) =
                     (true, facts.connection + 1, facts.connection + 1)
             }
+            21 => facts.forgetful = u64::MAX,
             7..20 => facts.contradicted = !facts.contradicted,
             20 => facts.record_version = None,
-            21..40 => facts.record_version = Some(facts.record_version.unwrap_or(0).max(self.below(25))),
+            22..40 => facts.record_version = Some(facts.record_version.unwrap_or(0).max(self.below(25))),
             _ => {}
         }
     }
@@ -391,6 +420,7 @@ impl World {
                 return Err(Broken(format!("{error}\n{}", self.story())));
             }
         }
+        promise!(!self.machine.wants_place() || self.judge.asks_place, "it waits for a place unsaid");
         promise!(self.machine.is_finished() == self.judge.finished);
         promise!(self.machine.number_is_open() == (self.judge.made + self.judge.returned == 0));
         if was_tick {
@@ -431,6 +461,7 @@ impl World {
                 Event::ProgressConfirmed
             } else {
                 match &self.judge.call {
+                    None if self.machine.wants_place() => Event::Placed,
                     None => {
                         let at = self.machine.deadline();
                         promise!(at.is_some(), "it waits for nothing\n{}", self.story());

@@ -19,6 +19,20 @@ pub struct Terms {
     pub on_doubt: OnDoubt,
 }
 
+impl Terms {
+    /// Whether a nak surely concerns our own delivery, which was kept from `kept_from` on: the server asks neither who
+    /// sends it nor for which delivery. `forgotten`: it may not know any more that it delivered the message.
+    #[must_use]
+    pub fn may_nak(&self, kept_from: Instant, forgotten: bool, now: Instant) -> bool {
+        !forgotten && now < self.nak_end(kept_from)
+    }
+
+    /// Until when a nak may be sent: it needs some time to arrive.
+    pub(super) fn nak_end(&self, kept_from: Instant) -> Instant {
+        super::after(kept_from, self.ack_wait - self.ack_wait / 10)
+    }
+}
+
 /// What to do with a message whose object may have come and gone in a gap of the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,6 +119,9 @@ pub enum Event {
     Version(Option<u64>),
     /// The template gave an object, or says why the message has none.
     Rendered(Result<(), (DeadReason, String)>),
+    /// There is a place among the creates under way. It is for the create that this step orders, until its answer;
+    /// where the step orders none it goes back.
+    Placed,
     /// The API server says that the object is stored; or the local effect is done.
     Created,
     /// The API server refused.
@@ -148,8 +165,8 @@ pub struct Found {
     pub credit: Option<String>,
 }
 
-/// What the driver is to do. Calls are those up to `Progress`; the machine orders one at a time, and `Progress` beside
-/// it.
+/// What the driver is to do. Calls are those up to `Progress` without `Place`; the machine orders one at a time, and
+/// `Progress` beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// GET the object by name, by quorum (no resourceVersion).
@@ -158,6 +175,9 @@ pub enum Action {
     ReadVersion,
     /// Make the object of the template.
     Render,
+    /// Wait for a place among the creates under way, for as long as
+    /// [`wants_place`](super::Machine::wants_place) says so; then `Placed`.
+    Place,
     /// POST the object, or do the local effect.
     Create {
         /// Drop it, and say `NotSent`, when it can't be sent before.
@@ -263,7 +283,8 @@ pub enum How {
 pub enum Outcome {
     /// It has its effect, and the ack is confirmed.
     Done(How),
-    /// It has its effect; the ack is not confirmed. If it comes again the record or the object answers it.
+    /// It has its effect; the ack is not confirmed, or was not sent because it might settle another message. If it
+    /// comes again the record or the object answers it.
     AckUnconfirmed(How),
     /// It is a dead letter, and terminated.
     Dead(DeadReason),

@@ -133,6 +133,7 @@ impl Lane {
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
         let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
         let pull = self.pull_not_before.filter(|at| *at > now);
+        let stream = self.asks_stream_at().filter(|at| *at > now);
         let lease = self.credits.lease_until().filter(|at| *at > now);
         let reminder = self.reminder.deadline().filter(|at| *at > now);
         let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
@@ -140,6 +141,7 @@ impl Lane {
             self.report_at.filter(|_| self.credits.is_gated()),
             block,
             pull,
+            stream,
             lease,
             reminder,
             announce,

@@ -4,8 +4,20 @@ use std::time::{Duration, Instant};
 
 use super::Lane;
 use crate::clock;
-use crate::message::{Block, CreditId};
+use crate::jetstream::{ConnectionState, Delivery, ManageError, StreamFacts};
+use crate::message::{Arrival, Block, CreditId};
 use crate::sensor::block::LocalBlock;
+
+/// The pause after the stream's end could not be read: it may be gone for long.
+const STREAM_PAUSE: Duration = Duration::from_millis(500);
+
+/// What was known of NATS when the consumer was found or made. What changed since then may have been forgotten.
+#[derive(Debug, Clone)]
+pub(in crate::sensor) struct Baseline {
+    pub(in crate::sensor) connection: ConnectionState,
+    /// As [`Waiting::reign`](super::Waiting::reign).
+    pub(in crate::sensor) reign: u64,
+}
 
 impl Lane {
     pub(super) fn blocked(&mut self, credit: &CreditId, block: Block, now: Instant) {
@@ -54,7 +66,7 @@ impl Lane {
         }
         if state.forgetful_epoch > forgetful {
             let from = state.connected_at.unwrap_or_else(clock::now);
-            self.freshness.forgotten(self.pause_from(from));
+            self.doubts(from);
         }
         let reconnects = state.reconnects.saturating_sub(self.known_connection.reconnects);
         self.shared.metrics.nats_reconnects.inc_by(reconnects);
@@ -75,7 +87,7 @@ impl Lane {
     /// Who the consumer is and who leads it, read once a second: a change may have had no pull of ours to end.
     pub(super) fn reigned_by(&mut self, reign: Option<u64>) {
         let Some(reign) = reign else { return };
-        if self.known_reign.replace(reign).is_some_and(|known| known != reign) {
+        if std::mem::replace(&mut self.known_reign, reign) != reign {
             tracing::info!(consumer = self.settings.consumer, "the consumer was made anew, or has another leader");
             self.forgotten(clock::now());
         }
@@ -83,8 +95,63 @@ impl Lane {
 
     /// The consumer may not know any more what it handed out and what was acknowledged.
     pub(super) fn forgotten(&mut self, now: Instant) {
-        self.freshness.forgotten(self.pause_from(now));
+        self.forgotten_at = Some(now);
+        self.doubts(now);
         self.alert(|alert| alert.forgotten += 1);
+    }
+
+    /// Neither what was handed out is known, nor whether the record is one of this stream.
+    fn doubts(&mut self, from: Instant) {
+        self.freshness.forgotten(self.pause_from(from));
+        self.shared.publish_stream(None);
+    }
+
+    /// Whether the consumer may have forgotten this delivery since its pull was sent.
+    pub(super) fn has_forgotten(&self, delivery: &Delivery) -> bool {
+        delivery.epoch < self.known_connection.forgetful_epoch
+            || self.forgotten_at.is_some_and(|at| delivery.pull_sent <= at)
+    }
+
+    /// What a delivery is to the messages in hand, and what it shows of the consumer's memory.
+    pub(super) fn arrives(&mut self, delivery: &Delivery, now: Instant) -> Arrival {
+        let arrival = self.in_hand.arrival(delivery.sequence, delivery.store_time_ns);
+        // What comes on an old inbox comes late.
+        let fell = !delivery.above_credit && self.freshness.count_fell(delivery.consumer_sequence);
+        if fell || arrival == Arrival::Reused {
+            tracing::info!(
+                sequence = delivery.sequence,
+                delivery = delivery.consumer_sequence,
+                "the consumer counts anew, or the stream gives a sequence again"
+            );
+            self.forgotten(now);
+        }
+        arrival
+    }
+
+    /// The question for the stream's end that is to be asked now.
+    pub(super) fn stream_question(&self, now: Instant) -> Option<u64> {
+        let may_ask = self.known_connection.up && self.ask_stream_at.is_none_or(|at| at <= now);
+        self.freshness.wants_stream_end().filter(|_| may_ask)
+    }
+
+    /// When that question is to be asked again.
+    pub(super) fn asks_stream_at(&self) -> Option<Instant> {
+        self.ask_stream_at.filter(|_| self.known_connection.up && self.freshness.wants_stream_end().is_some())
+    }
+
+    pub(super) fn stream_answered(&mut self, question: u64, facts: Result<StreamFacts, ManageError>) {
+        match facts {
+            Ok(facts) => {
+                self.ask_stream_at = None;
+                if self.freshness.stream_ends_at(question, facts.last_sequence) {
+                    self.shared.publish_stream(Some(facts.created_ns));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the stream's end cannot be read now");
+                self.ask_stream_at = Some(clock::now() + STREAM_PAUSE);
+            }
+        }
     }
 
     pub(super) fn pause_from(&self, from: Instant) -> Option<Instant> {

@@ -75,9 +75,7 @@ impl Upstream {
         let body = body.collect().await.map_err(broken)?.to_bytes();
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str()).to_owned();
         let acting = self.inner.rules.acting(&parts.method, &target, &body);
-        for set in &acting {
-            set.count();
-        }
+        let _under_way: Vec<UnderWay> = acting.iter().map(UnderWay::begins).collect();
         let mut via = None;
         for set in &acting {
             match &set.action {
@@ -150,11 +148,25 @@ impl Upstream {
     }
 }
 
-impl Set {
-    fn count(&self) {
-        self.hits.send_modify(|hits| *hits += 1);
-    }
+/// A request that a rule acts on.
+struct UnderWay(Arc<Set>);
 
+impl UnderWay {
+    fn begins(set: &Arc<Set>) -> Self {
+        let now = set.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        set.most.fetch_max(now, Ordering::Relaxed);
+        set.hits.send_modify(|hits| *hits += 1);
+        Self(Arc::clone(set))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Set {
     async fn until_released(&self) {
         let mut released = self.released.subscribe();
         released.wait_for(|released| *released).await.ok();

@@ -337,3 +337,43 @@ fn a_local_effect_needs_no_lookup_and_leaves_no_doubt() {
     assert_eq!(local(true).on(Event::NoAnswer), [RETURN, growing(1)]);
     assert_eq!(local(true).on(Event::Refused(Answer::AlreadyExists)), [RETURN, growing(1)]);
 }
+
+/// The server may have given the sequence to another message, which our ack would settle.
+#[test]
+fn nothing_is_settled_at_a_server_that_may_have_forgotten() {
+    // Another server process, or the same connection and another consumer.
+    for (connection, forgetful) in [(4, 4), (3, u64::MAX)] {
+        let forgets = |bench: &mut Bench| (bench.facts.connection, bench.facts.forgetful) = (connection, forgetful);
+        let unconfirmed = Action::Finish(Outcome::AckUnconfirmed(How::Made));
+        // Before the first ack.
+        let mut bench = Bench::fresh().created_is_ordered();
+        forgets(&mut bench);
+        assert_eq!(bench.on(Event::Created), [MADE, unconfirmed.clone()]);
+        // Between two.
+        let mut bench = Bench::fresh().created_is_ordered();
+        bench.on(Event::Created);
+        bench.on(Event::Acked(Confirmed::No));
+        forgets(&mut bench);
+        assert_eq!(bench.on(Event::Tick), [unconfirmed]);
+        // What the record knows, and dead letters.
+        let mut bench = Bench::redelivered();
+        bench.on(Event::Start);
+        forgets(&mut bench);
+        bench.facts.record = Says::Done;
+        assert_eq!(bench.on(absent()), [RETURN, Action::Finish(Outcome::AckUnconfirmed(How::Recorded))]);
+        let mut bench = Bench::fresh();
+        bench.on(Event::Start);
+        bench.on(Event::Rendered(Err((DeadReason::Template, String::new()))));
+        forgets(&mut bench);
+        let end = Action::Finish(Outcome::TermUnconfirmed(DeadReason::Template));
+        assert_eq!(bench.on(Event::DeadStored(Confirmed::Yes)), [end]);
+        // A nak concerns nobody of ours either, and no in-progress is sent.
+        let mut bench = Bench::fresh();
+        bench.on(Event::Start);
+        forgets(&mut bench);
+        assert_eq!(
+            bench.on(Event::Rendered(Ok(()))),
+            [RETURN, Action::Finish(Outcome::Abandoned(Why::ConnectionLost))]
+        );
+    }
+}

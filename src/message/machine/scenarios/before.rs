@@ -243,3 +243,77 @@ fn a_create_that_was_not_sent_is_checked_again() {
     assert_eq!(bench.on(Event::NotSent), [RETURN, short(1)]);
     bench.naks_for(Why::NotSent);
 }
+
+// ---- a place among the creates ----
+
+#[test]
+fn a_message_that_waits_for_a_place_is_kept_alive() {
+    let mut bench = Bench::fresh();
+    bench.places = false;
+    bench.on(Event::Start);
+    assert_eq!(bench.on(Event::Rendered(Ok(()))), [Action::Place]);
+    // Far longer than the server would wait for a sign.
+    for _ in 0..20 {
+        assert_eq!(bench.wait(), [Action::Progress]);
+        assert_eq!(bench.on(Event::ProgressConfirmed), []);
+    }
+    let create = bench.create();
+    assert_eq!(bench.on(Event::Placed), create, "checked and sent by the time at which the place came");
+    assert_eq!(bench.on(Event::Created), [MADE, Action::Ack]);
+}
+
+#[test]
+fn who_waits_for_a_place_hears_what_ends_it() {
+    let waiting = || {
+        let mut bench = Bench::fresh();
+        bench.places = false;
+        bench.on(Event::Start);
+        bench.on(Event::Rendered(Ok(())));
+        assert!(bench.machine.wants_place());
+        bench
+    };
+    for (event, why) in [(Event::HolderDead, Why::HolderDead), (Event::Shutdown, Why::Shutdown)] {
+        let mut bench = waiting();
+        assert_eq!(bench.on(event), [RETURN, short(1)], "no POST was sent, so the number may go back");
+        assert!(!bench.machine.wants_place());
+        assert_eq!(bench.on(Event::Placed), []);
+        bench.naks_for(why);
+    }
+    let mut bench = waiting();
+    bench.facts.lease_until = None;
+    assert_eq!(bench.on(Event::Placed), [RETURN, short(1)], "a place is no lease");
+    bench.naks_for(Why::LeaseOver);
+    let mut bench = waiting();
+    bench.facts.record = Says::Done;
+    assert_eq!(bench.on(Event::Placed), [RETURN, Action::Ack]);
+}
+
+#[test]
+fn every_create_asks_for_a_place_of_its_own() {
+    let mut bench = Bench::fresh().created_is_ordered();
+    bench.places = false;
+    bench.on(Event::Refused(Answer::Throttled { after: None }));
+    bench.wait();
+    bench.on(Event::ProgressConfirmed);
+    bench.on(absent());
+    assert_eq!(bench.on(Event::Version(Some(100))), [Action::Place]);
+    let create = bench.create();
+    assert_eq!(bench.on(Event::Placed), create);
+    assert_eq!(bench.on(Event::Refused(Answer::QuotaConflict)), []);
+    bench.wait();
+    assert_eq!(bench.on(absent()), [Action::Place]);
+    // Without the time for a create the place goes back, and is asked for again when there is time.
+    bench.now += secs(21);
+    assert_eq!(bench.on(Event::Placed), [Action::Progress]);
+    assert!(!bench.machine.wants_place());
+    assert_eq!(bench.on(Event::ProgressConfirmed), [Action::Place]);
+}
+
+#[test]
+fn a_nak_needs_time_to_arrive_and_a_server_that_remembers() {
+    let (terms, bench) = (terms(), Bench::fresh());
+    let sent = bench.now;
+    assert!(terms.may_nak(sent, false, sent + secs(26)));
+    assert!(!terms.may_nak(sent, false, sent + secs(27)), "it may be another's when this arrives");
+    assert!(!terms.may_nak(sent, true, sent));
+}

@@ -16,6 +16,8 @@ struct Bench {
     machine: Machine,
     facts: Facts,
     now: Instant,
+    /// Whether a place among the creates comes at once, unsaid.
+    places: bool,
 }
 
 fn id() -> MessageId {
@@ -69,7 +71,7 @@ impl Bench {
         };
         let mut terms = terms();
         change(&mut handed, &mut terms, &mut facts, now);
-        Self { machine: Machine::new(id(), credit(), terms, handed, now), facts, now }
+        Self { machine: Machine::new(id(), credit(), terms, handed, now), facts, now, places: true }
     }
 
     fn fresh() -> Self {
@@ -81,7 +83,12 @@ impl Bench {
     }
 
     fn on(&mut self, event: Event) -> Actions {
-        self.machine.step(event, &self.facts, self.now)
+        let mut actions = self.machine.step(event, &self.facts, self.now);
+        if self.places && self.machine.wants_place() {
+            actions.retain(|action| *action != Action::Place);
+            actions.extend(self.machine.step(Event::Placed, &self.facts, self.now));
+        }
+        actions
     }
 
     fn later(&mut self, wait: Duration, event: Event) -> Actions {
