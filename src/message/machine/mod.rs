@@ -444,6 +444,8 @@ fn after(from: Instant, wait: Duration) -> Instant {
 }
 
 #[cfg(test)]
+mod dice;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod reuse;

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::dice::Dice;
 use super::*;
-use crate::message::{Answer, HolderId, RefusedWhat, Says, retry};
+use crate::message::{Answer, HolderId, RefusedWhat, Says};
 
 const P: Duration = Duration::from_secs(10);
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -246,24 +247,7 @@ impl Judge {
     }
 }
 
-/// Numbers from a seed: the same seed plays the same world.
-struct Dice(u64);
-
 impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        retry::mix(self.0) % sides
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        let index = self.below(u64::try_from(from.len()).unwrap());
-        from[usize::try_from(index).unwrap()].clone()
-    }
-
     fn confirmed(&mut self) -> Confirmed {
         self.pick(&[Confirmed::Yes, Confirmed::No])
     }
@@ -484,7 +468,7 @@ impl World {
 
 /// Plays the world of a seed for so many turns, then lets it come to its end.
 fn play(seed: u64, turns: u64) -> Verdict {
-    let mut dice = Dice(retry::mix(seed));
+    let mut dice = Dice::new(seed);
     // One world in eight hears nothing but rubbish.
     let rubbish = if dice.below(8) == 0 { 100 } else { 12 };
     let mut world = World::new(&mut dice);

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::dice::Dice;
 use super::*;
-use crate::message::{Answer, Arrival, HolderId, InHand, Says, retry};
+use crate::message::{Answer, Arrival, HolderId, InHand, Says};
 
 const P: Duration = Duration::from_secs(2);
 const ACK_WAIT: Duration = Duration::from_secs(6);
@@ -103,20 +104,6 @@ fn message_id(id: Id) -> MessageId {
     }
 }
 
-/// Numbers from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        retry::mix(self.0) % sides
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-}
-
 impl World {
     fn new(dice: &mut Dice) -> Self {
         #[allow(clippy::disallowed_methods)] // Any instant serves as the first.
@@ -207,7 +194,7 @@ impl World {
             Action::ReadVersion => Event::Version(Some(1)),
             // No create lives longer.
             Action::Create { .. } if self.now >= hand.ordered + P => Event::NoAnswer,
-            Action::Create { .. } if hand.id.1.unsigned_abs() % self.poison == 0 => {
+            Action::Create { .. } if hand.id.1.unsigned_abs().is_multiple_of(self.poison) => {
                 Event::Refused(Answer::Poison(DeadReason::InvalidObject, String::new()))
             }
             Action::Create { .. } => {
@@ -232,7 +219,14 @@ impl World {
                 }
             }
             // The template always gives an object; the rest is no call.
-            _ => Event::Rendered(Ok(())),
+            Action::Render
+            | Action::Place
+            | Action::Progress
+            | Action::Made(_)
+            | Action::Return(_)
+            | Action::Block(_)
+            | Action::Count(_)
+            | Action::Finish(_) => Event::Rendered(Ok(())),
         })
     }
 
@@ -354,7 +348,7 @@ impl World {
 }
 
 fn play(seed: u64, turns: u64) -> Result<(), String> {
-    let mut dice = Dice(retry::mix(seed));
+    let mut dice = Dice::new(seed);
     let mut world = World::new(&mut dice);
     for _ in 0..turns {
         world.turn(&mut dice, true)?;
