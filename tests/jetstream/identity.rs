@@ -1,15 +1,13 @@
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jetgate::jetstream::{
     Connection, Credentials, NatsOptions, Puller, Secret, StreamSpec, TlsOptions, ensure_stream, stream_facts,
 };
 use nkeys::KeyPair;
-use serde_json::json;
 use testbed::certs::Authority;
 use testbed::nats::{Nats, NatsOptions as ServerOptions};
 
+use crate::operator::Operator;
 use crate::{LIMIT, STREAM, next, soon, stream_spec, until_up};
 
 async fn server(config: &str) -> Nats {
@@ -81,53 +79,13 @@ async fn nkey() {
     refused(options(&nats, Credentials::Nkey(inline("nonsense"))), "the credentials hold no seed").await;
 }
 
-/// A JWT as NATS signs them.
-fn jwt(issuer: &KeyPair, subject: &str, name: &str, nats: serde_json::Value) -> String {
-    let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
-    let claims = json!({
-        "jti": name, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name, "sub": subject, "nats": nats,
-    });
-    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", part(header), part(claims));
-    let signature = URL_SAFE_NO_PAD.encode(issuer.sign(signed.as_bytes()).unwrap());
-    format!("{signed}.{signature}")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_file() {
-    let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
-    let system = KeyPair::new_account();
-    let operator_jwt = jwt(&operator, &operator.public_key(), "op", json!({"type": "operator", "version": 2}));
-    let unlimited = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
-        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1});
-    let claims = json!({"type": "account", "version": 2, "limits": unlimited});
-    let account_jwt = jwt(&operator, &account.public_key(), "acc", claims);
-    let mut claims = json!({"type": "account", "version": 2, "limits": unlimited});
-    for storage in ["mem_storage", "disk_storage", "streams", "consumer"] {
-        claims["limits"][storage] = json!(0);
-    }
-    let system_jwt = jwt(&operator, &system.public_key(), "sys", claims);
-    let user_jwt = jwt(
-        &account,
-        &user.public_key(),
-        "user",
-        json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}}),
-    );
-    let nats = server(&format!(
-        "operator: {operator_jwt}\nsystem_account: {0}\nresolver: MEMORY\n\
-         resolver_preload: {{ {0}: {system_jwt}, {1}: {account_jwt} }}\n",
-        system.public_key(),
-        account.public_key()
-    ))
-    .await;
-    let text = format!(
-        "-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY \
-         SEED-----\n{}\n------END USER NKEY SEED------\n",
-        user.seed().unwrap()
-    );
+    let operator = Operator::new();
+    let nats = server(&operator.config).await;
     let folder = tempdir();
     let file = folder.join("user.creds");
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, &operator.credentials).unwrap();
     let connection = connects(options(&nats, Credentials::File(Secret::File(file)))).await;
     ensure_stream(&connection, &stream_spec()).await.unwrap();
     std::fs::remove_dir_all(folder).unwrap();

@@ -15,6 +15,8 @@ mod connection;
 mod identity;
 mod manage;
 mod measure;
+#[path = "../common/operator.rs"]
+mod operator;
 mod pull;
 
 use std::time::Duration;

@@ -15,7 +15,10 @@ mod churn;
 mod election;
 mod faults;
 mod input;
+mod logins;
 mod metrics;
+#[path = "../common/operator.rs"]
+mod operator;
 mod places;
 mod poison;
 mod quota_truth;
