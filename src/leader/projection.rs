@@ -210,9 +210,11 @@ impl Projection {
         }
         // A stream that loses its end between these two answers and fills up again shows nothing. So the floor follows up
         // to an end that was read before: what is given anew after that has a later time, by which the record knows it.
-        let before = self.stream_end.replace(end).filter(|_| !lost);
         // A consumer that is ahead of its stream speaks of messages that are gone: others will have their sequences.
-        if let Some(StreamEnd { sequence, stored_ns: Some(stored_by) }) = before.filter(|_| ack_floor <= end.sequence) {
+        let before = std::mem::replace(&mut self.stream_end, (ack_floor <= end.sequence).then_some(end));
+        if let Some(StreamEnd { sequence, stored_ns: Some(stored_by) }) =
+            before.filter(|_| !lost && ack_floor <= end.sequence)
+        {
             let floor = ack_floor.min(sequence).saturating_add(1);
             if floor > self.record.floor() {
                 self.record.raise_floor(floor, stored_by);

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
-use crate::ledger::{Action, Lack, Ledger, LiveState, SeenObject};
+use crate::ledger::{Action, Lack, Ledger, LiveState, Refusal, SeenObject};
 use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
@@ -87,6 +87,8 @@ pub(super) struct Session<'a> {
     forbidden_said: bool,
     /// What lacks to know the quotas, as was said.
     said_lack: Option<Lack>,
+    /// Of the reads beside the watch.
+    list_refusal: Refusal,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
 
@@ -129,6 +131,7 @@ impl<'a> Session<'a> {
             books_began: None,
             forbidden_said: false,
             said_lack: None,
+            list_refusal: Refusal::default(),
             trouble_since: BTreeMap::new(),
         })
     }
@@ -332,10 +335,7 @@ impl<'a> Session<'a> {
                 self.books.written(result)?;
                 self.ledger.books_written(now);
             }
-            Done::Quotas { result: Ok(views), began } => self.ledger.quotas_listed(views, began, now),
-            Done::Quotas { result: Err(error), began: _ } => {
-                self.quotas_unread(&error, now);
-            }
+            Done::Quotas { result, began } => self.quotas_read(result, began, now),
             Done::Checked { kind, result: Ok(sights), began } => {
                 let objects: Vec<SeenObject> = sights.iter().map(seen_object).collect();
                 self.ledger.objects_checked(&kind, &objects, began, now);

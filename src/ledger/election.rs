@@ -311,12 +311,16 @@ impl Election {
             Event::Tick => {}
             Event::Seen(lease) => self.seen(lease, now, &mut actions),
             Event::ReadFailed => {
-                self.unread.over();
+                self.unread.unanswered();
                 self.not_seen();
             }
             Event::WriteDone(lease) => self.written(lease, now, &mut actions),
-            Event::WriteConflict | Event::WriteFailed => {
+            Event::WriteConflict => {
                 self.unwritten.over();
+                self.not_written(now);
+            }
+            Event::WriteFailed => {
+                self.unwritten.unanswered();
                 self.not_written(now);
             }
             Event::Refused(lack) => self.refused(lack, now),

@@ -81,6 +81,11 @@ impl Lacking {
         self.believed = None;
     }
 
+    /// There was no answer, or one that says nothing of rights: what is believed stays.
+    pub const fn unanswered(&mut self) {
+        self.refusal.over();
+    }
+
     /// What lacks, as far as is believed.
     #[must_use]
     pub const fn believed(&self) -> Option<&Lack> {

@@ -391,6 +391,8 @@ impl Lane {
         if let Some(block) = &mut self.block {
             block.probing(credit.number);
         }
+        // A pull that was sent before may bring a message when no record stands any more.
+        let remembers = remembers && self.shared.record_stands();
         let handed = Handed {
             delivered: delivery.delivered,
             pull_sent: delivery.pull_sent,

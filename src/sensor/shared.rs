@@ -182,7 +182,10 @@ impl Shared {
         match &*self.record.borrow() {
             RecordCopy::Unread => false,
             RecordCopy::Unkept(_) => true,
-            RecordCopy::Kept(record) => record.version() > 0 && self.is_of_this_stream(record),
+            RecordCopy::Kept(record) => {
+                let known = self.stream_known.load(Ordering::Acquire);
+                known && record.version() > 0 && self.is_of_this_stream(record)
+            }
         }
     }
 

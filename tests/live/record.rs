@@ -285,6 +285,7 @@ async fn a_late_ack_does_not_settle_another_message_of_the_same_sequence() {
         Some(js.get_stream(&stage.stream).await.ok()?.cached_info().config.clone())
     });
     let config = config.await.unwrap();
+    stage.remember(1).await;
     js.delete_stream(&stage.stream).await.unwrap();
     let stream = js.create_stream(config).await.unwrap();
     let durable = async_nats::jetstream::consumer::pull::Config {

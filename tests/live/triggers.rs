@@ -525,6 +525,8 @@ async fn without_a_quota_only_max_in_flight_bounds() {
     let referee = stage.referee().await;
     let sensor = stage.start().await;
     assert_eq!(sensor.lines("gating is off").len(), 1, "said once");
+    // The record stands.
+    sensor.until_reason(None).await;
     proxy.stall(Direction::ToServer);
     stage.publish(0..50).await;
     sensor.until_metric("sensor_inflight", &[], |value| value == 5.0).await;

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster};
 use crate::leader::watches;
+use crate::ledger::Lack;
 use crate::message::denied;
 
 impl Session<'_> {
@@ -19,10 +20,28 @@ impl Session<'_> {
         }));
     }
 
-    /// A read beside the watch failed. What is refused is judged by the watch, which asks again and again.
-    pub(super) fn quotas_unread(&mut self, error: &CallError, now: Instant) {
-        if error.status().and_then(denied).is_none() {
-            self.trouble("quotas", error);
+    /// A read beside the watch has come to an end. A list that is refused is a lack also while the watch goes on: what was
+    /// made is settled by reading.
+    pub(super) fn quotas_read(&mut self, result: Result<Vec<QuotaView>, CallError>, began: Instant, now: Instant) {
+        let error = match result {
+            Ok(views) => {
+                self.list_refusal.over();
+                self.ledger.quotas_listed(views, began, now);
+                return;
+            }
+            Err(error) => error,
+        };
+        let refused = error.status().and_then(|status| Some((denied(status)?, status.message.clone())));
+        match refused {
+            Some((what, text)) if self.list_refusal.again(now) => {
+                let lack = Lack { verb: "list", resource: "resourcequotas", what, text };
+                self.ledger.quotas_refused(lack, now);
+            }
+            Some(_) => {}
+            None => {
+                self.list_refusal.over();
+                self.trouble("quotas", &error);
+            }
         }
         self.ledger.quotas_read_failed(now);
     }

@@ -357,15 +357,15 @@ fn a_lasting_refusal_of_reads_is_believed_and_over_with_the_next_answer() {
         assert_eq!(election.step(Event::Tick, now + secs(1)), [Action::Read], "it is asked again");
     }
     assert_eq!(election.lack(), Some(&lack("get")));
-    // No answer at all says nothing about rights.
+    // No answer at all says nothing about rights: what is believed stays.
     election.step(Event::ReadFailed, t0 + secs(3));
-    assert_eq!(election.lack(), None);
-    election.step(Event::Tick, t0 + secs(4));
+    assert_eq!(election.lack(), Some(&lack("get")));
     for second in 4..=6 {
+        election.step(Event::Tick, t0 + secs(second));
         election.step(Event::Refused(lack("get")), t0 + secs(second));
-        election.step(Event::Tick, t0 + secs(second + 1));
     }
     assert!(election.lack().is_some());
+    election.step(Event::Tick, t0 + secs(7));
     assert!(matches!(election.step(Event::Seen(None), t0 + secs(7)).as_slice(), [Action::Create(_)]));
     assert_eq!(election.lack(), None);
 }

@@ -123,7 +123,10 @@ impl Lane {
                 delivery = delivery.consumer_sequence,
                 "the consumer counts anew, or the stream gives a sequence again"
             );
-            self.forgotten(now);
+            // What else comes by the same pull tells nothing new.
+            if fell || !self.has_forgotten(delivery) {
+                self.forgotten(now);
+            }
         }
         arrival
     }

@@ -93,24 +93,24 @@ impl ControlPlane {
 
     /// Starts one of its own and waits until every part is ready.
     pub async fn start(options: ControlPlaneOptions) -> Result<Self> {
-        let plane = Self::begin(options).await?;
-        plane.complete().await?;
-        Ok(plane)
+        again_where_a_port_is_taken(|| async {
+            let plane = Self::begin_once(options.clone()).await?;
+            plane.complete().await?;
+            Ok(plane)
+        })
+        .await
     }
 
     /// Starts etcd and an API server and waits until it answers, which it does 2 s before it is ready: time to put into
     /// it what [`complete`](Self::complete) then finds there.
     pub async fn begin(options: ControlPlaneOptions) -> Result<Self> {
+        again_where_a_port_is_taken(|| Self::begin_once(options.clone())).await
+    }
+
+    async fn begin_once(options: ControlPlaneOptions) -> Result<Self> {
         let programs = binaries::folder(Group::Kube).await?;
         let data = prepared::folder(&programs).await?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match Box::pin(Self::start_servers(&programs, options.clone(), Some(&data))).await {
-                Err(Error::Died { log, .. }) if tries < 4 && log.contains("address already in use") => {}
-                result => return result,
-            }
-        }
+        Box::pin(Self::start_servers(&programs, options, Some(&data))).await
     }
 
     /// Waits until the API server is ready, and starts the controller manager.
@@ -287,6 +287,19 @@ impl ControlPlane {
         )
         .ready(move || api_server::probe(config.clone(), vec!["/healthz".to_owned()]));
         Process::start(spec).await
+    }
+}
+
+/// A port that was free when it was reserved may be another's when the program wants it.
+async fn again_where_a_port_is_taken<T, Fut: Future<Output = Result<T>>>(mut start: impl FnMut() -> Fut) -> Result<T> {
+    const TRIES: usize = 4;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match Box::pin(start()).await {
+            Err(Error::Died { log, .. }) if tries < TRIES && log.contains("address already in use") => {}
+            result => return result,
+        }
     }
 }
 

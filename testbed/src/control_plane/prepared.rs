@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use ring::digest::{Context, SHA256};
 use tokio::sync::Mutex;
 
-use super::{ControlPlane, ControlPlaneOptions, ControllerManager, definitions};
+use super::{ControlPlane, ControlPlaneOptions, ControllerManager, again_where_a_port_is_taken, definitions};
 use crate::error::{Error, Result};
 use crate::watchdog;
 
@@ -25,8 +25,10 @@ pub(super) async fn folder(programs: &Path) -> Result<PathBuf> {
     let folder = cache().join(format!("etcd-{}", key(programs)?));
     // The first tests of a process wait for one; another process may make the same.
     let _making = MAKING.lock().await;
-    if !folder.is_dir() {
-        make(programs, &folder).await?;
+    if !is_whole(&folder) {
+        // What somebody has cleaned away half.
+        fs::remove_dir_all(&folder).ok();
+        again_where_a_port_is_taken(|| make(programs, &folder)).await?;
     }
     Ok(folder)
 }
@@ -61,7 +63,7 @@ async fn make(programs: &Path, folder: &Path) -> Result<()> {
     trim_logs(&data).map_err(Error::doing(what()))?;
     match fs::rename(&data, folder) {
         // Another process was faster.
-        Err(_) if folder.is_dir() => Ok(()),
+        Err(_) if is_whole(folder) => Ok(()),
         result => result.map_err(Error::doing(what())),
     }
 }
@@ -75,15 +77,25 @@ fn cache() -> PathBuf {
         .join("jetgate/testbed")
 }
 
-/// Changes with the API server and with the kinds.
+/// etcd's database and its log are there.
+fn is_whole(folder: &Path) -> bool {
+    let logs = fs::read_dir(folder.join("member/wal")).into_iter().flatten().flatten();
+    let mut logs = logs.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "wal"));
+    folder.join("member/snap/db").is_file() && logs.next().is_some()
+}
+
+/// Changes with the programs and with the kinds.
 fn key(programs: &Path) -> Result<String> {
-    let server = programs.join("kube-apiserver");
-    let what = || format!("look at {}", server.display());
-    let facts = fs::metadata(&server).map_err(Error::doing(what()))?;
-    let changed = facts.modified().map_err(Error::doing(what()))?;
-    let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut digest = Context::new(&SHA256);
-    digest.update(format!("{FORMAT} {} {} {changed:?}", server.display(), facts.len()).as_bytes());
+    digest.update(FORMAT.as_bytes());
+    for name in ["etcd", "kube-apiserver"] {
+        let program = programs.join(name);
+        let what = || format!("look at {}", program.display());
+        let facts = fs::metadata(&program).map_err(Error::doing(what()))?;
+        let changed = facts.modified().map_err(Error::doing(what()))?;
+        let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
+        digest.update(format!(" {} {} {changed:?}", program.display(), facts.len()).as_bytes());
+    }
     for definition in definitions::standard() {
         digest.update(definition.to_string().as_bytes());
     }
