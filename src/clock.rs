@@ -15,8 +15,8 @@ pub fn wall() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// Another number at each call, for names that nobody had before and for pauses: the standard library seeds this from the system's
-/// randomness.
+/// Another number at each call, for names that nobody had before and for pauses: the standard library seeds this from
+/// the system's randomness.
 #[must_use]
 pub fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};

@@ -17,6 +17,8 @@ pub enum Heard {
     Over,
     /// A grant whose lease runs, and why it grants no more, if it does not.
     Live(Option<Reason>),
+    /// Nothing is counted here, so no grant is needed; a leader is, for the record.
+    NotNeeded,
 }
 
 /// Whether somebody may lead here, as the API server's answers about the Lease tell.
@@ -42,6 +44,8 @@ pub struct GateFacts {
     pub heard: Heard,
     /// Why there is no leader, where that is known.
     pub candidacy: Candidacy,
+    /// No record of finished messages stands yet, so nothing may be handed out.
+    pub settling: bool,
     /// What keeps this lane from using a number that it has: NATS or the API server down, a refusal by the target,
     /// draining, shutdown.
     pub local: Reasons,
@@ -143,18 +147,21 @@ impl Gate {
 }
 
 fn held(facts: GateFacts) -> Reasons {
-    let GateFacts { credits_ready, in_hand, heard, candidacy, local } = facts;
+    let GateFacts { credits_ready, in_hand, heard, candidacy, settling, local } = facts;
     // The cause of there being no grant, and none for as long as there is one.
     let leaderless = |reason| match candidacy {
         Candidacy::Stands => local.with(reason),
         Candidacy::ApiDown => local.with(reason).with(Reason::ApiDown),
         Candidacy::Refused => local.with(Reason::TargetRefused),
     };
+    let settled = local.with_if(settling, Reason::LeaderSettling);
     match heard {
         Heard::Never => leaderless(Reason::NoLeader),
         Heard::Over => leaderless(Reason::GrantStale),
-        Heard::Live(Some(reason)) if credits_ready == 0 && in_hand == 0 => local.with(reason),
-        Heard::Live(_) => local,
+        // There is no record for want of a leader.
+        Heard::NotNeeded if settling && candidacy != Candidacy::Stands => leaderless(Reason::NoLeader),
+        Heard::Live(Some(reason)) if credits_ready == 0 && in_hand == 0 => settled.with(reason),
+        Heard::Live(_) | Heard::NotNeeded => settled,
     }
 }
 
@@ -304,6 +311,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_handed_out_before_a_record_stands() {
+        for heard in [Heard::NotNeeded, Heard::Live(None)] {
+            let facts = GateFacts { heard, credits_ready: 1, settling: true, ..GateFacts::default() };
+            assert_eq!(after(facts).reason(), Some(Reason::LeaderSettling));
+            assert!(after(GateFacts { settling: false, ..facts }).is_open());
+        }
+        // Without a gate a missing leader is in the way for as long as there is no record, and no longer.
+        for (candidacy, reason) in [(Candidacy::Refused, Reason::TargetRefused), (Candidacy::ApiDown, Reason::ApiDown)]
+        {
+            let facts = GateFacts { heard: Heard::NotNeeded, candidacy, settling: true, ..GateFacts::default() };
+            assert_eq!(after(facts).reason(), Some(reason));
+            assert!(after(GateFacts { settling: false, ..facts }).is_open());
+        }
+    }
+
+    #[test]
     fn what_is_in_the_way_blocks_the_numbers_too() {
         let gate = after(GateFacts { credits_ready: 4, local: Reasons::NONE.with(Reason::NatsDown), ..live(None) });
         assert_eq!(gate.reason(), Some(Reason::NatsDown));
@@ -367,15 +390,21 @@ mod tests {
 
     fn any_facts() -> impl Strategy<Value = GateFacts> {
         let reason = || prop::sample::select(Reason::ALL.to_vec());
-        let heard =
-            prop_oneof![Just(Heard::Never), Just(Heard::Over), prop::option::of(reason()).prop_map(Heard::Live),];
+        let heard = prop_oneof![
+            Just(Heard::Never),
+            Just(Heard::Over),
+            Just(Heard::NotNeeded),
+            prop::option::of(reason()).prop_map(Heard::Live),
+        ];
         let candidacy = prop::sample::select(vec![Candidacy::Stands, Candidacy::ApiDown, Candidacy::Refused]);
-        (0_u64..2, 0_u64..2, heard, candidacy, prop::collection::vec(reason(), 0..3)).prop_map(
-            |(credits_ready, in_hand, heard, candidacy, local)| GateFacts {
+        let local = prop::collection::vec(reason(), 0..3);
+        (0_u64..2, 0_u64..2, heard, candidacy, prop::bool::ANY, local).prop_map(
+            |(credits_ready, in_hand, heard, candidacy, settling, local)| GateFacts {
                 credits_ready,
                 in_hand,
                 heard,
                 candidacy,
+                settling,
                 local: local.into_iter().collect(),
             },
         )
@@ -397,9 +426,10 @@ mod tests {
                 prop_assert_eq!(gate.is_open(), gate.held().is_empty());
                 prop_assert!(!(gate.is_open() && gate.gauge()));
                 // Unknown never opens, and a number alone never does where something is in the way.
-                if !matches!(facts.heard, Heard::Live(_)) || !facts.local.is_empty() {
+                let known = matches!(facts.heard, Heard::Live(_) | Heard::NotNeeded);
+                if !known || facts.settling || !facts.local.is_empty() {
                     prop_assert!(!gate.is_open());
-                } else if facts.credits_ready + facts.in_hand > 0 {
+                } else if facts.heard == Heard::NotNeeded || facts.credits_ready + facts.in_hand > 0 {
                     prop_assert!(gate.is_open());
                 }
             }

@@ -237,13 +237,12 @@ async fn perform(place: &Place, action: Action, timeout: Duration, trouble: &mut
         Action::BecameLeader { .. } | Action::LostLeadership(_) => return Event::Tick,
     };
     trouble.called(place, result.as_ref().err());
-    result.unwrap_or_else(|error| match error.status().and_then(|status| Some((status, denied(status)?))) {
-        Some((status, what)) => {
-            let resource = "leases.coordination.k8s.io";
-            Event::Refused(Lack { verb, resource, what, text: status.message.clone() })
+    result.unwrap_or_else(|error| {
+        match error.status().and_then(|status| Lack::of(verb, "leases.coordination.k8s.io", status)) {
+            Some(lack) => Event::Refused(lack),
+            None if verb == "get" => Event::ReadFailed,
+            None => Event::WriteFailed,
         }
-        None if verb == "get" => Event::ReadFailed,
-        None => Event::WriteFailed,
     })
 }
 

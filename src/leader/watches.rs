@@ -10,7 +10,7 @@ use crate::clock;
 use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, QuotaFault, Sight};
 use crate::ledger::{Lack, QuotaUpdate, Refusal};
-use crate::message::{RefusedWhat, denied};
+use crate::message::denied;
 
 /// How long one watch call lives. The API server sends a bookmark in the last two seconds of it, so this bounds both how
 /// long a half-open connection goes unnoticed and how late the record's version moves where nothing happens.
@@ -273,12 +273,21 @@ impl Eye {
         }
     }
 
-    fn forbidden(self, what: RefusedWhat, text: String) -> Seen {
+    /// What is told where the answer says that it may not be listed or watched.
+    fn forbidden(self, error: &CallError) -> Option<Seen> {
         match self {
-            Self::Quotas(verb) => Seen::QuotasForbidden { lack: Lack { verb, resource: "resourcequotas", what, text } },
-            Self::Objects => Seen::Forbidden { text },
+            Self::Quotas(verb) => quotas_lack(verb, error).map(|lack| Seen::QuotasForbidden { lack }),
+            Self::Objects => {
+                let status = error.status().filter(|status| denied(status).is_some())?;
+                Some(Seen::Forbidden { text: status.message.clone() })
+            }
         }
     }
+}
+
+/// What is missing to do this with the quotas, where the answer says so.
+pub(super) fn quotas_lack(verb: &'static str, error: &CallError) -> Option<Lack> {
+    error.status().and_then(|status| Lack::of(verb, "resourcequotas", status))
 }
 
 async fn trouble(
@@ -288,14 +297,13 @@ async fn trouble(
     pause: &mut Pause,
     to: &mpsc::Sender<Seen>,
 ) -> Result<Forbidden, Over> {
-    let forbidden = error.status().and_then(|status| Some((denied(status)?, status.message.clone())));
-    if let Some((what, text)) = forbidden {
+    if let Some(forbidden) = eye.forbidden(&error) {
         if !refusal.again(clock::now()) {
-            tracing::debug!(answer = text, "refused; asking again before that is believed");
+            tracing::debug!(error = %error, "refused; asking again before that is believed");
             tokio::time::sleep(ASK_AGAIN).await;
             return Ok(Forbidden::No);
         }
-        tell(to, eye.forbidden(what, text)).await?;
+        tell(to, forbidden).await?;
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
         return Ok(Forbidden::Yes);
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::message::RefusedWhat;
+use crate::message::{ApiStatus, RefusedWhat, denied};
 
 /// For how long a refusal must be repeated before it is believed: an API server that starts knows no rights for a
 /// moment, and refuses everything.
@@ -38,6 +38,12 @@ pub struct Lack {
 }
 
 impl Lack {
+    /// What the API server's answer to a call says is missing; none where it says something else.
+    #[must_use]
+    pub fn of(verb: &'static str, resource: &'static str, answer: &ApiStatus) -> Option<Self> {
+        Some(Self { verb, resource, what: denied(answer)?, text: answer.message.clone() })
+    }
+
     /// What is missing, and what the server said.
     #[must_use]
     pub fn detail(&self) -> String {

@@ -57,21 +57,17 @@ impl Session<'_> {
         self.well("objects");
         let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
         match event {
+            ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) if replayed => {
+                let object = self.sighted(sight, now);
+                self.ledger.object_replayed(&object, now);
+            }
             ObjectEvent::Applied(sight) => {
                 let object = self.sighted(sight, now);
-                if replayed {
-                    self.ledger.object_replayed(&object, now);
-                } else {
-                    self.ledger.object_applied(&counted, &object, now);
-                }
+                self.ledger.object_applied(&counted, &object, now);
             }
             ObjectEvent::Deleted(sight) => {
                 let object = self.sighted(sight, now);
-                if replayed {
-                    self.ledger.object_replayed(&object, now);
-                } else {
-                    self.ledger.object_deleted(&counted, &object, now);
-                }
+                self.ledger.object_deleted(&counted, &object, now);
             }
             ObjectEvent::Bookmark(version) => {
                 self.projection.advance(*version, now);

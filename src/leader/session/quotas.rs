@@ -7,8 +7,6 @@ use crate::clock;
 use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster};
 use crate::leader::watches;
-use crate::ledger::Lack;
-use crate::message::denied;
 
 impl Session<'_> {
     pub(super) fn read_quotas(&mut self) {
@@ -31,12 +29,8 @@ impl Session<'_> {
             }
             Err(error) => error,
         };
-        let refused = error.status().and_then(|status| Some((denied(status)?, status.message.clone())));
-        match refused {
-            Some((what, text)) if self.list_refusal.again(now) => {
-                let lack = Lack { verb: "list", resource: "resourcequotas", what, text };
-                self.ledger.quotas_refused(lack, now);
-            }
+        match watches::quotas_lack("list", &error) {
+            Some(lack) if self.list_refusal.again(now) => self.ledger.quotas_refused(lack, now),
             Some(_) => {}
             None => {
                 self.list_refusal.over();

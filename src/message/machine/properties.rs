@@ -224,18 +224,7 @@ impl Judge {
             }
         }
         promise!(self.made + self.returned <= 1);
-        let is_call = matches!(
-            action,
-            Action::Lookup
-                | Action::ReadVersion
-                | Action::Render
-                | Action::Create { .. }
-                | Action::PublishDead { .. }
-                | Action::Ack
-                | Action::Term(_)
-                | Action::Nak(_)
-        );
-        if is_call {
+        if action.is_call() {
             promise!(self.call.is_none(), "{action:?} beside {:?}", self.call);
             self.call = Some(action.clone());
             self.asks_place = false;

@@ -142,26 +142,16 @@ impl World {
             actions.extend(hand.machine.step(Event::Placed, &facts, self.now));
         }
         for action in actions {
-            match action {
-                Action::Progress => hand.progress = true,
-                Action::Place | Action::Made(_) | Action::Return(_) | Action::Block(_) | Action::Count(_) => {}
-                Action::Finish(_) => {
-                    self.lanes[lane].in_hand.ended(hand.id.0, hand.id.1);
-                    return None;
-                }
-                Action::Lookup
-                | Action::ReadVersion
-                | Action::Render
-                | Action::Create { .. }
-                | Action::PublishDead { .. }
-                | Action::Ack
-                | Action::Term(_)
-                | Action::Nak(_) => {
-                    // Whether there is a connection is looked at once more where it is sent.
-                    hand.sent_to = self.lanes[lane].process;
-                    hand.ordered = self.now;
-                    hand.call = Some(action);
-                }
+            if action.is_call() {
+                // Whether there is a connection is looked at once more where it is sent.
+                hand.sent_to = self.lanes[lane].process;
+                hand.ordered = self.now;
+                hand.call = Some(action);
+            } else if matches!(action, Action::Progress) {
+                hand.progress = true;
+            } else if matches!(action, Action::Finish(_)) {
+                self.lanes[lane].in_hand.ended(hand.id.0, hand.id.1);
+                return None;
             }
         }
         Some(hand)

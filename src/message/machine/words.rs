@@ -165,8 +165,7 @@ pub struct Found {
     pub credit: Option<String>,
 }
 
-/// What the driver is to do. Calls are those up to `Progress` without `Place`; the machine orders one at a time, and
-/// `Progress` beside it.
+/// What the driver is to do. Of the [calls](Action::is_call) the machine orders one at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// GET the object by name, by quorum (no resourceVersion).
@@ -208,6 +207,30 @@ pub enum Action {
     Count(Noted),
     /// The end; no action follows and no event matters.
     Finish(Outcome),
+}
+
+impl Action {
+    /// Whether it is a call that an event answers, one at a time. `Progress` goes beside it.
+    #[must_use]
+    pub const fn is_call(&self) -> bool {
+        match self {
+            Self::Lookup
+            | Self::ReadVersion
+            | Self::Render
+            | Self::Create { .. }
+            | Self::PublishDead { .. }
+            | Self::Ack
+            | Self::Term(_)
+            | Self::Nak(_) => true,
+            Self::Place
+            | Self::Progress
+            | Self::Made(_)
+            | Self::Return(_)
+            | Self::Block(_)
+            | Self::Count(_)
+            | Self::Finish(_) => false,
+        }
+    }
 }
 
 /// What [`Machine::step`](super::Machine::step) gives; mostly one or two.

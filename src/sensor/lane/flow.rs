@@ -7,7 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::lines::{self, Sources};
 use super::{Lane, PULL_PAUSE};
 use crate::clock;
-use crate::gate::{Candidacy, GateFacts, Heard, Reason, Reasons};
+use crate::gate::{GateFacts, Heard, Reason, Reasons};
 use crate::jetstream::{PullError, Puller};
 use crate::sensor::asking::News;
 use crate::sensor::block::LocalBlock;
@@ -159,31 +159,22 @@ impl Lane {
         let waiting = *self.waiting.borrow();
         let grant = self.credits.last_grant();
         let heard = match grant {
+            _ if !self.credits.is_gated() => Heard::NotNeeded,
             None => Heard::Never,
             Some(_) if !self.credits.may_use(now) => Heard::Over,
             Some(grant) => Heard::Live(grant.reason),
         };
-        let candidacy = self.lease.borrow().candidacy;
-        let stands = self.shared.record_stands();
-        let heard = match heard {
-            heard if self.credits.is_gated() => heard,
-            // Without a gate a leader is needed for the record alone.
-            Heard::Never | Heard::Over | Heard::Live(_) if stands || candidacy == Candidacy::Stands => {
-                Heard::Live(None)
-            }
-            Heard::Never | Heard::Over | Heard::Live(_) => Heard::Never,
-        };
         let local = Reasons::NONE
             .with_if(!self.known_connection.up, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
-            .with_if(!stands && matches!(heard, Heard::Live(_)), Reason::LeaderSettling)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
         let facts = GateFacts {
             credits_ready: self.credits.ready(self.in_hand.len() as u64, self.settings.max_in_flight),
             in_hand: self.credits.busy(),
             heard,
-            candidacy,
+            candidacy: self.lease.borrow().candidacy,
+            settling: !self.shared.record_stands(),
             local,
         };
         let moved = self.gate.update(facts, now);
