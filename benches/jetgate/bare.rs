@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_nats::jetstream;
 use futures::StreamExt as _;
-use kube::api::{Api, DynamicObject, PostParams};
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::api::{Api, DynamicObject, ListParams, PostParams, WatchParams};
 use serde_json::{Value, json};
 use testbed::Resource;
 use testbed::process::{Process, Spec};
@@ -33,6 +34,9 @@ pub(crate) fn run(arguments: &[String]) {
         ["creates", kubeconfig, namespace, count, in_flight] => {
             let (count, in_flight) = (count.parse().unwrap(), in_flight.parse().unwrap());
             runtime.block_on(creates(kubeconfig, namespace, count, in_flight));
+        }
+        ["rest", kubeconfig, namespace, url, stream, consumer] => {
+            runtime.block_on(rest(kubeconfig, namespace, url, stream, consumer));
         }
         other => panic!("no such bare client: {other:?}"),
     }
@@ -73,6 +77,38 @@ async fn acks(how: &str, url: &str, stream: &str, consumer: &str, in_flight: usi
     }
 }
 
+/// Pulls from a durable that has nothing, and watches what a gate needs to see: the least that waits for work.
+async fn rest(kubeconfig: &str, namespace: &str, url: &str, stream: &str, consumer: &str) {
+    let nats = async_nats::connect(url).await.unwrap();
+    let consumer: jetstream::consumer::PullConsumer =
+        jetstream::new(nats).get_stream(stream).await.unwrap().get_consumer(consumer).await.unwrap();
+    let mut messages = consumer.messages().await.unwrap();
+    let client = cluster(kubeconfig).await;
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
+    let objects: Api<DynamicObject> = Api::namespaced_with(client, namespace, &Resource::workflows().api_resource());
+    let all = WatchParams::default();
+    let quotas = async {
+        loop {
+            let from = quotas.list_metadata(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+            quotas.watch(&all, &from).await.unwrap().for_each(|_| async {}).await;
+        }
+    };
+    let objects = async {
+        loop {
+            let from = objects.list_metadata(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+            objects.watch_metadata(&all, &from).await.unwrap().for_each(|_| async {}).await;
+        }
+    };
+    let messages = async { while messages.next().await.is_some() {} };
+    tokio::join!(quotas, objects, messages);
+}
+
+async fn cluster(kubeconfig: &str) -> kube::Client {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = kube::config::KubeConfigOptions::default();
+    kube::Client::try_from(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()).unwrap()
+}
+
 /// The object of the benchmarks, as jetgate makes it of [`crate::support::workflow_file`]'s template.
 pub(crate) fn object(namespace: &str, id: usize) -> Value {
     json!({
@@ -93,10 +129,7 @@ pub(crate) fn object(namespace: &str, id: usize) -> Value {
 
 /// POSTs so many objects and ends.
 async fn creates(kubeconfig: &str, namespace: &str, count: usize, in_flight: usize) {
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
-    let config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await.unwrap();
-    let client = kube::Client::try_from(config).unwrap();
+    let client = cluster(kubeconfig).await;
     let api: Api<DynamicObject> = Api::namespaced_with(client, namespace, &Resource::workflows().api_resource());
     let slots = Arc::new(Semaphore::new(in_flight));
     let mut creates = JoinSet::new();

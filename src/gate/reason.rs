@@ -221,9 +221,9 @@ impl Reason {
             },
             Self::NatsDown => Row {
                 name: "nats_down",
-                sentence: "blocked: NATS cannot be reached",
-                cause: "the connection is lost or refused",
-                freed_by: "NATS",
+                sentence: "blocked: NATS cannot be reached, or the stream does not answer",
+                cause: "the connection is lost or refused; the stream is gone, or its server is down",
+                freed_by: "NATS answering; the stream being there again",
                 sets_gauge: false,
             },
             Self::ApiDown => Row {

@@ -73,16 +73,6 @@ impl CallError {
         }
     }
 
-    /// Whether the API server is not there, or cannot work: what passes by itself and concerns every call.
-    #[must_use]
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Refused(status) => status.code >= 500,
-            Self::Timeout(_) | Self::Connection(_) => true,
-            Self::Expired | Self::Decode(_) | Self::Auth(_) => false,
-        }
-    }
-
     /// The server's `Status`, where it gave one.
     #[must_use]
     pub fn status(&self) -> Option<&ApiStatus> {

@@ -159,8 +159,8 @@ fn say_cut_off(place: &Place, cut_off: bool, reached: &mut Option<bool>) {
 /// What keeps the Lease from being read and written, and what of it was said.
 #[derive(Default)]
 struct Trouble {
-    /// The API server cannot be asked just now.
-    down: bool,
+    /// Why the API server cannot be asked just now.
+    down: Option<String>,
     said: bool,
     lack: Option<Lack>,
 }
@@ -169,7 +169,7 @@ impl Trouble {
     /// How a call ended. What is refused for want of a right is told by the election, once it believes it.
     fn called(&mut self, place: &Place, error: Option<&CallError>) {
         let Place { namespace, name, .. } = place;
-        self.down = error.is_some_and(CallError::is_outage);
+        self.down = error.and_then(outage);
         match error {
             Some(error) if error.status().and_then(denied).is_some() => {
                 tracing::debug!(lease = name, namespace, error = %error, "the Lease is refused");
@@ -205,13 +205,11 @@ impl Trouble {
     }
 
     fn show(&self, state: &watch::Sender<LeaseState>) {
-        let next = match (&self.lack, self.down) {
+        let next = match (&self.lack, &self.down) {
             // Who cannot be asked may have another answer by now.
-            (_, true) => {
-                LeaseState { candidacy: Candidacy::ApiDown, detail: "the Lease cannot be read or written".to_owned() }
-            }
-            (Some(lack), false) => LeaseState { candidacy: Candidacy::Refused, detail: lack.detail() },
-            (None, false) => LeaseState::default(),
+            (_, Some(detail)) => LeaseState { candidacy: Candidacy::ApiDown, detail: detail.clone() },
+            (Some(lack), None) => LeaseState { candidacy: Candidacy::Refused, detail: lack.detail() },
+            (None, None) => LeaseState::default(),
         };
         state.send_if_modified(|known| {
             let changed = *known != next;
@@ -219,6 +217,12 @@ impl Trouble {
             changed
         });
     }
+}
+
+/// Why a call cannot have an answer about the Lease; none where a right is missing, which is one.
+fn outage(error: &CallError) -> Option<String> {
+    let is_denied = error.status().and_then(denied).is_some();
+    (!is_denied).then(|| format!("the Lease cannot be read or written: {error}"))
 }
 
 async fn perform(place: &Place, action: Action, timeout: Duration, trouble: &mut Trouble) -> Event {
@@ -276,5 +280,24 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::ApiStatus;
+
+    #[test]
+    fn whoever_is_not_known_is_not_told_of_a_right_that_was_missing_before() {
+        let answer = |code, reason: &str| {
+            CallError::Refused(Box::new(ApiStatus { code, reason: reason.to_owned(), ..ApiStatus::default() }))
+        };
+        assert_eq!(outage(&answer(403, "Forbidden")), None);
+        for error in [answer(401, "Unauthorized"), answer(429, "TooManyRequests"), answer(503, "ServiceUnavailable")] {
+            let detail = outage(&error).unwrap();
+            assert!(detail.starts_with("the Lease cannot be read or written: refused with "), "{detail}");
+        }
+        assert!(outage(&CallError::Timeout(Duration::from_secs(2))).is_some());
     }
 }

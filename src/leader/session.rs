@@ -26,7 +26,7 @@ use crate::clock;
 use crate::gate::{Counted, QuotaView};
 use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
-use crate::ledger::{Action, Lack, Ledger, LiveState, Refusal, SeenObject};
+use crate::ledger::{Action, Lack, Ledger, LiveState, SeenObject};
 use crate::message::HolderId;
 use crate::telemetry::{WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
@@ -38,6 +38,8 @@ const EVENTS: usize = 1024;
 const FACTS_EVERY: Duration = Duration::from_secs(1);
 /// At most one signal per quota in this time.
 const SIGNAL_EVERY: Duration = Duration::from_millis(200);
+/// How the reads beside the watch are called in the log.
+const OBJECT_READINGS: &str = "object readings";
 /// How long a session that ends may take to write what it owes.
 const LAST_WRITES: Duration = Duration::from_secs(3);
 
@@ -87,8 +89,6 @@ pub(super) struct Session<'a> {
     forbidden_said: bool,
     /// What lacks to know the quotas, as was said.
     said_lack: Option<Lack>,
-    /// Of the reads beside the watch.
-    list_refusal: Refusal,
     trouble_since: BTreeMap<&'static str, Instant>,
 }
 
@@ -131,7 +131,6 @@ impl<'a> Session<'a> {
             books_began: None,
             forbidden_said: false,
             said_lack: None,
-            list_refusal: Refusal::default(),
             trouble_since: BTreeMap::new(),
         })
     }
@@ -337,11 +336,12 @@ impl<'a> Session<'a> {
             }
             Done::Quotas { result, began } => self.quotas_read(result, began, now),
             Done::Checked { kind, result: Ok(sights), began } => {
+                self.well(OBJECT_READINGS);
                 let objects: Vec<SeenObject> = sights.iter().map(seen_object).collect();
                 self.ledger.objects_checked(&kind, &objects, began, now);
             }
             Done::Checked { kind, result: Err(error), began: _ } => {
-                self.trouble("objects", &error);
+                self.trouble(OBJECT_READINGS, &error);
                 self.ledger.objects_check_failed(&kind, now);
             }
             Done::Record(result) => {
@@ -402,25 +402,27 @@ impl<'a> Session<'a> {
             }
             Seen::Forbidden { text } => self.forbidden(&text),
             Seen::QuotasForbidden { lack } => self.ledger.quotas_refused(lack, now),
-            Seen::Trouble { watch, error } => self.trouble(watch, &error),
+            Seen::Trouble { watch, error } => {
+                let label = if watch == "quotas" { WatchKind::Quotas } else { WatchKind::Objects };
+                self.leader.metrics.watch_restarts.inc(label);
+                self.trouble(watch, &error);
+            }
         }
         self.say_lack();
         self.signal_soon(now);
     }
 
-    fn trouble(&mut self, watch: &'static str, error: &CallError) {
-        let label = if watch == "quotas" { WatchKind::Quotas } else { WatchKind::Objects };
-        self.leader.metrics.watch_restarts.inc(label);
-        if !self.trouble_since.contains_key(watch) {
-            self.trouble_since.insert(watch, clock::now());
-            tracing::warn!(watch, error = %error, "the API server does not answer as expected; trying on");
+    fn trouble(&mut self, what: &'static str, error: &CallError) {
+        if !self.trouble_since.contains_key(what) {
+            self.trouble_since.insert(what, clock::now());
+            tracing::warn!(what, error = %error, "the API server does not answer as expected; trying on");
         }
     }
 
-    fn well(&mut self, watch: &'static str) {
-        if let Some(since) = self.trouble_since.remove(watch) {
+    fn well(&mut self, what: &'static str) {
+        if let Some(since) = self.trouble_since.remove(what) {
             let seconds = clock::now().saturating_duration_since(since).as_secs_f64();
-            tracing::info!(watch, seconds, "the API server answers again");
+            tracing::info!(what, seconds, "the API server answers again");
         }
     }
 

@@ -182,6 +182,8 @@ async fn watch_objects(
 ) -> Result<std::convert::Infallible, Over> {
     let mut pause = Pause::new();
     let mut gap = false;
+    // The watch is forbidden, and that was told: a list alone is no sign that it is allowed again.
+    let mut barred = false;
     // Each has an answer of its own: one may be allowed without the other.
     let (mut unlisted, mut unwatched) = (Refusal::default(), Refusal::default());
     'list: loop {
@@ -195,7 +197,10 @@ async fn watch_objects(
             }
         };
         unlisted.over();
-        tell(to, Seen::Objects { objects, version: listed, began, gap: std::mem::take(&mut gap) }).await?;
+        let mut untold = Some(Seen::Objects { objects, version: listed, began, gap });
+        if !barred {
+            tell_all(&mut untold, &mut gap, to).await?;
+        }
         // A version that the API server has not reached would never be told of, nor called too old.
         let mut from = resume.take().filter(|version| *version <= listed).unwrap_or(listed);
         'resume: loop {
@@ -205,12 +210,15 @@ async fn watch_objects(
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
                     if trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
+                        barred = true;
                         resume = Some(from);
                         continue 'list;
                     }
                     continue 'resume;
                 }
             };
+            barred = false;
+            tell_all(&mut untold, &mut gap, to).await?;
             loop {
                 match watch.next().await {
                     Some(Ok(event)) => {
@@ -226,6 +234,7 @@ async fn watch_objects(
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
                         if trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
+                            barred = true;
                             resume = Some(from);
                             continue 'list;
                         }
@@ -247,6 +256,15 @@ async fn watch_objects(
         gap = true;
         pause.wait().await;
     }
+}
+
+/// Tells of a list, and with it of the gap before it, unless that was done.
+async fn tell_all(untold: &mut Option<Seen>, gap: &mut bool, to: &mpsc::Sender<Seen>) -> Result<(), Over> {
+    if let Some(seen) = untold.take() {
+        tell(to, seen).await?;
+        *gap = false;
+    }
+    Ok(())
 }
 
 /// Whether a call failed for want of a right. Then the live objects are forgotten until a list tells of them again; the

@@ -12,7 +12,7 @@ use crate::ledger::ask::Ask;
 use crate::ledger::count::price;
 use crate::ledger::holds::Hold;
 use crate::ledger::live::LiveState;
-use crate::ledger::refusal::Lack;
+use crate::ledger::refusal::{Lack, Refusal};
 use crate::message::HolderId;
 use crate::wire::{Books, Grant, NumberSet, Reading, Report, Terms, VERSION};
 
@@ -97,6 +97,8 @@ pub struct Ledger {
     pub(super) quotas_alive: Option<Instant>,
     /// What the API server refuses of the quotas, by verb.
     pub(super) quota_lacks: BTreeMap<&'static str, Lack>,
+    /// Of the reads of the quotas beside their watch.
+    pub(super) quota_list: Refusal,
     pub(super) kinds: BTreeMap<Counted, LiveState>,
     /// Whose live objects carry which numbers.
     pub(super) present: BTreeMap<HolderId, NumberSet>,
@@ -130,6 +132,7 @@ impl Ledger {
             all_read_at: None,
             quotas_alive: None,
             quota_lacks: BTreeMap::new(),
+            quota_list: Refusal::default(),
             kinds: BTreeMap::new(),
             present: BTreeMap::new(),
             holders: BTreeMap::new(),

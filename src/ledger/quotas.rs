@@ -18,6 +18,7 @@ impl Ledger {
     pub fn quotas_listed(&mut self, views: Vec<QuotaView>, began: Instant, now: Instant) {
         self.quota_read.answered_if_later(began);
         self.quota_lacks.remove(LIST);
+        self.quota_list.over();
         let mut listed = BTreeMap::new();
         for view in views {
             // A watch event may have overtaken the list.
@@ -48,9 +49,25 @@ impl Ledger {
         self.advance(now);
     }
 
-    /// A read of the quotas that failed: it is asked for again where it is still needed.
+    /// A read of the quotas beside their watch failed: it is asked for again.
     pub fn quotas_read_failed(&mut self, now: Instant) {
+        self.quota_list.over();
+        self.quotas_unread(now);
+    }
+
+    /// A read of the quotas beside their watch was refused: it is asked for again. Once it has lasted it is a lack, also
+    /// while the watch goes on: what was made is settled by reading.
+    pub fn quotas_list_refused(&mut self, lack: Lack, now: Instant) {
+        if self.quota_list.again(now) {
+            self.quota_lacks.insert(LIST, lack);
+        }
+        self.quotas_unread(now);
+    }
+
+    fn quotas_unread(&mut self, now: Instant) {
         self.quota_read.failed(now);
+        // A mere poll is asked for by nobody else before the next one.
+        self.want_quotas(now);
         self.advance(now);
     }
 

@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 pub enum Arrival {
     /// None of them.
     New,
-    /// One of them once more. The first copy is worked on, and its ack acknowledges this one.
+    /// One of them once more. The first copy is worked on, and its ack acknowledges this one; where that one was
+    /// forgotten it sends none, and the message comes once more.
     Copy,
     /// Another message with the sequence of one of them: the server has lost that one, and whatever else it had stored
     /// and handed out by then is not sure any more.
@@ -36,6 +37,12 @@ impl InHand {
         } else {
             Arrival::Reused
         }
+    }
+
+    /// Whether one of this sequence is in hand.
+    #[must_use]
+    pub fn has(&self, sequence: u64) -> bool {
+        self.messages.range((sequence, i64::MIN)..=(sequence, i64::MAX)).next().is_some()
     }
 
     /// It is in hand.
@@ -77,6 +84,7 @@ mod tests {
         in_hand.taken(7, 120);
         assert_eq!(in_hand.arrival(7, 120), Arrival::Copy);
         assert_eq!(in_hand.len(), 3);
+        assert!(in_hand.has(7) && !in_hand.has(6));
         in_hand.ended(7, 100);
         assert_eq!(in_hand.arrival(7, 120), Arrival::Copy, "the end of the lost one is not the end of the new one");
         in_hand.ended(7, 120);

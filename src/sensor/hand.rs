@@ -202,7 +202,7 @@ impl Hand {
             connected: state.up,
             connection: state.epoch,
             // No nak may follow where the consumer does not know of this delivery any more.
-            forgetful: if self.is_forgotten() { u64::MAX } else { state.forgetful_epoch },
+            forgetful: if self.is_forgotten(&self.shared.alerts.borrow()) { u64::MAX } else { state.forgetful_epoch },
             contradicted: self.refusal_contradicted,
         }
     }
@@ -212,12 +212,13 @@ impl Hand {
     }
 
     /// Whether the consumer may have forgotten that it handed the message out: then it may be another's already.
-    fn is_forgotten(&self) -> bool {
-        self.shared.alerts.borrow().forgotten != self.forgotten_before
+    fn is_forgotten(&self, alert: &Alert) -> bool {
+        alert.forgotten != self.forgotten_before
+            || alert.is_displaced(self.delivery.sequence, self.delivery.store_time_ns)
     }
 
     fn alerted(&self, alert: &Alert, events: &mut VecDeque<Event>) {
-        if alert.connection != (self.delivery.epoch, true) || alert.forgotten != self.forgotten_before {
+        if alert.connection != (self.delivery.epoch, true) || self.is_forgotten(alert) {
             events.push_back(Event::ConnectionLost);
         }
         if alert.dead_holder.as_ref() == Some(&self.credit.holder) {

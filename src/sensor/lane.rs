@@ -108,6 +108,8 @@ pub(super) struct Lane {
     forgotten_at: Option<Instant>,
     /// The stream's end could not be read.
     ask_stream_at: Option<Instant>,
+    /// Why the stream's end could not be read.
+    stream_trouble: Option<String>,
     reported_at: Option<Instant>,
     asking: Asking,
     /// When the next report goes.
@@ -158,6 +160,7 @@ impl Lane {
             known_reign,
             forgotten_at: None,
             ask_stream_at: None,
+            stream_trouble: None,
             reported_at: None,
             asking: Asking::default(),
             report_at: None,
@@ -308,7 +311,7 @@ impl Lane {
     }
 
     fn ended(&mut self, ended: &Ended) {
-        self.in_hand.ended(ended.sequence, ended.store_time_ns);
+        self.in_hand_ended(ended.sequence, ended.store_time_ns);
         if let Some(block) = &mut self.block {
             block.ended(ended.credit.number, clock::now());
         }

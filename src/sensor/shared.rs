@@ -39,6 +39,17 @@ pub(super) enum RecordCopy {
     Kept(Arc<Record>),
 }
 
+/// Whether messages may be handed out, as far as it is for the record to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A record stands that a successor can go on from, or none is kept.
+    Stands,
+    /// None stands yet.
+    Settling,
+    /// Whether it is one of this stream is not known until the stream has answered.
+    StreamUnknown,
+}
+
 /// What every message in hand has to hear of at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Alert {
@@ -50,6 +61,16 @@ pub(super) struct Alert {
     pub(super) shutdown: bool,
     /// How often the consumer may have forgotten what it handed out, with the connection in place.
     pub(super) forgotten: u64,
+    /// Sequences of messages in hand that the stream gave again, each with the store time of the newest message that has
+    /// it: whatever is sent about an older one would concern that.
+    pub(super) reused: Arc<BTreeMap<u64, i64>>,
+}
+
+impl Alert {
+    /// Whether the stream gave the sequence of a message to another one.
+    pub(super) fn is_displaced(&self, sequence: u64, store_time_ns: i64) -> bool {
+        self.reused.get(&sequence).is_some_and(|newest| *newest != store_time_ns)
+    }
 }
 
 /// What the lane knows and a message needs at a step.
@@ -176,17 +197,20 @@ impl Shared {
         }
     }
 
-    /// Whether a record stands that a successor can go on from, or none is kept. Nothing is to be handed out before:
-    /// whoever is killed then leaves no doubt behind.
-    pub(super) fn record_stands(&self) -> bool {
+    /// Nothing is to be handed out before a record stands: whoever is killed then leaves no doubt behind.
+    pub(super) fn standing(&self) -> Standing {
         match &*self.record.borrow() {
-            RecordCopy::Unread => false,
-            RecordCopy::Unkept(_) => true,
-            RecordCopy::Kept(record) => {
-                let known = self.stream_known.load(Ordering::Acquire);
-                known && record.version() > 0 && self.is_of_this_stream(record)
-            }
+            RecordCopy::Unread => Standing::Settling,
+            // Nothing is asked of a record, so it need not be one of this stream.
+            RecordCopy::Unkept(_) => Standing::Stands,
+            RecordCopy::Kept(_) if !self.stream_known.load(Ordering::Acquire) => Standing::StreamUnknown,
+            RecordCopy::Kept(record) if record.version() > 0 && self.is_of_this_stream(record) => Standing::Stands,
+            RecordCopy::Kept(_) => Standing::Settling,
         }
+    }
+
+    pub(super) fn record_stands(&self) -> bool {
+        self.standing() == Standing::Stands
     }
 
     /// The record of another stream of this name says nothing about the messages of this one.

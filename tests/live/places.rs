@@ -7,6 +7,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use testbed::{ControlPlane, Finisher, Nats, NatsCluster, NatsOptions, Pace, Resource, wait};
 
+use crate::reasons::detail;
 use crate::support::{LONG, Stage};
 
 async fn finisher(stage: &Stage<'_>, pace: Pace) -> Finisher {
@@ -302,6 +303,10 @@ async fn a_deleted_stream_is_waited_for() {
     let said =
         wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
     said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    // For want of NATS, not of room: nobody is to look at the quota.
+    sensor.until_reason(Some("nats_down")).await;
+    detail(&sensor, "the stream cannot be read").await;
+    assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(0.0));
     // Nothing is pulled of a stream that nobody knows, and it looks for it again and again.
     let mut questions = 0_u32;
     while questions < 8 {

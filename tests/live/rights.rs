@@ -78,6 +78,7 @@ async fn rights_to_the_quotas_that_are_missing_and_given() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let mut stage = Stage::new(plane, &nats, "no-quotas", "2").await;
+    stage.set("BACKPRESSURE_POLL_INTERVAL", "2s");
     let (namespace, key) = (stage.namespace.clone(), Resource::workflows().quota_key());
     let allow = async |quotas: &[&str]| {
         plane.service_account(&namespace, "sensor", &rules(LEASES, quotas)).await.unwrap();
@@ -108,6 +109,12 @@ async fn rights_to_the_quotas_that_are_missing_and_given() {
     raise("40").await;
     allow(QUOTAS).await;
     scene.all_created(&sensor).await;
+    open(&sensor).await;
+    // The watch goes on, and nobody waits for a reading: the poll alone is refused.
+    allow(&["get", "watch"]).await;
+    detail(&sensor, "the right to list resourcequotas is missing").await;
+    blocked(&sensor, Reason::TargetRefused).await;
+    allow(QUOTAS).await;
     open(&sensor).await;
     assert_eq!(sensor.stop().await, Some(0));
 }

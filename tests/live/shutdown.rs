@@ -26,7 +26,9 @@ async fn sigterm_under_load_loses_nothing_and_leaves_nothing_behind() {
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let mut stage = Stage::new(plane, &nats, "sigterm", &LIMIT.to_string()).await;
-    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1");
+    // What a stop left to it would not come again before the deadline.
+    assert!(LONG < Duration::from_secs(600));
+    stage.set("BACKPRESSURE_CAPACITY_RATIO", "1").set("ACK_WAIT", "600s");
     let referee = stage.referee().await;
     let finisher = finisher(&stage, Pace::After(Duration::from_millis(50))).await;
     let mut sensor = stage.start().await;

@@ -96,6 +96,29 @@ async fn a_forbidden_watch_is_said_and_ends_when_the_right_is_given() {
     assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
 }
 
+/// Who may list and not watch is not taken for somebody who may watch, each time that a list succeeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_a_watch_is_no_watch() {
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "listed", "10").await;
+    let token = stage.token(&sensor_rules(&["create", "get", "list"])).await;
+    let proxy = HttpFaultProxy::start(plane).await.unwrap();
+    stage.kubeconfig = plane.kubeconfig_at(&Login::Token(token), &proxy.url()).unwrap();
+    let looks = proxy.rule(Matching::get("/workflows?"), Action::Count);
+    let sensor = stage.start().await;
+    until_weaker(&stage, &sensor).await;
+    let before = looks.hits();
+    wait::until_true("three more lists and watches", LONG, || async { looks.hits() >= before + 6 }).await.unwrap();
+    let said = |what: &str| sensor.lines(what).len();
+    assert_eq!((said("may not be listed and watched"), said("may be watched again")), (1, 0), "{}", sensor.log());
+    assert_eq!(stage.signal().await.unwrap()["resources"][0]["live"], serde_json::Value::Null);
+    allow(&stage, &["create", "get", "list", "watch"], true).await;
+    until_live(&stage, &sensor, 0).await;
+    assert_eq!((said("may not be listed and watched"), said("may be watched again")), (1, 1), "{}", sensor.log());
+    assert_eq!(sensor.stop().await, Some(0), "{}", sensor.process.last_log_lines(20));
+}
+
 /// An API server that starts refuses everything for a moment: it does not know the rights yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_refused_for_a_moment_is_asked_for_again() {

@@ -8,6 +8,9 @@ use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster};
 use crate::leader::watches;
 
+/// How the reads beside the watch are called in the log.
+const QUOTA_READINGS: &str = "quota readings";
+
 impl Session<'_> {
     pub(super) fn read_quotas(&mut self) {
         let (cluster, namespace) = (self.leader.cluster.clone(), self.leader.settings.namespace.clone());
@@ -18,26 +21,22 @@ impl Session<'_> {
         }));
     }
 
-    /// A read beside the watch has come to an end. A list that is refused is a lack also while the watch goes on: what was
-    /// made is settled by reading.
+    /// A read beside the watch has come to an end.
     pub(super) fn quotas_read(&mut self, result: Result<Vec<QuotaView>, CallError>, began: Instant, now: Instant) {
-        let error = match result {
+        match result {
             Ok(views) => {
-                self.list_refusal.over();
+                self.well(QUOTA_READINGS);
                 self.ledger.quotas_listed(views, began, now);
-                return;
             }
-            Err(error) => error,
-        };
-        match watches::quotas_lack("list", &error) {
-            Some(lack) if self.list_refusal.again(now) => self.ledger.quotas_refused(lack, now),
-            Some(_) => {}
-            None => {
-                self.list_refusal.over();
-                self.trouble("quotas", &error);
-            }
+            Err(error) => match watches::quotas_lack("list", &error) {
+                Some(lack) => self.ledger.quotas_list_refused(lack, now),
+                None => {
+                    // The watch may be well meanwhile.
+                    self.trouble(QUOTA_READINGS, &error);
+                    self.ledger.quotas_read_failed(now);
+                }
+            },
         }
-        self.ledger.quotas_read_failed(now);
     }
 
     /// Says what lacks to know the quotas, once for each change.

@@ -266,3 +266,45 @@ fn a_right_to_the_quotas_that_is_missing_is_said_and_opens_when_it_is_given() {
     assert_eq!(stand.of("a").unused(), 4);
     assert_eq!(stand.ledger.quota_lack(), None);
 }
+
+/// A poll is refused while the watch goes on.
+#[test]
+fn a_refused_poll_is_asked_again_until_it_is_believed_or_answered() {
+    let lack = || Lack {
+        verb: "list",
+        resource: "resourcequotas",
+        what: crate::message::RefusedWhat::Rights,
+        text: "User \"u\" cannot list resource \"resourcequotas\"".to_owned(),
+    };
+    let mut stand = Stand::with(vec![count_quota(1, "5", "0")]);
+    stand.counting("a");
+    let refuse_for = |stand: &mut Stand, lasts: Duration| {
+        let until = stand.now + lasts;
+        while stand.now < until {
+            stand.ledger.quotas_list_refused(lack(), stand.now);
+            stand.ledger.quota_watch_alive(stand.now);
+            let before = stand.reads;
+            stand.pass(millis(600));
+            assert_eq!(stand.reads, before + 1, "nobody else asks before the next poll");
+        }
+        stand.ledger.quotas_list_refused(lack(), stand.now);
+        stand.act();
+    };
+    refuse_for(&mut stand, secs(1));
+    assert_eq!(stand.ledger.quota_lack(), None, "an API server that starts refuses everything for a moment");
+    stand.quotas(vec![count_quota(1, "5", "0")]);
+    stand.pass(secs(60));
+    stand.ledger.quotas_list_refused(lack(), stand.now);
+    assert_eq!(stand.ledger.quota_lack(), None, "there was another answer between the two");
+    refuse_for(&mut stand, BELIEVED_AFTER);
+    assert_eq!(stand.ledger.quota_lack(), Some(&lack()));
+    stand.report("a", 1);
+    assert_eq!(stand.reason("a"), Some(Reason::TargetRefused), "what was made is settled by reading");
+    stand.pass(millis(600));
+    stand.quotas(vec![count_quota(1, "5", "0")]);
+    assert_eq!(stand.ledger.quota_lack(), None);
+    assert_eq!(stand.of("a").unused(), 1);
+    let reads = stand.reads;
+    stand.pass(secs(60));
+    assert_eq!(stand.reads, reads, "answered");
+}

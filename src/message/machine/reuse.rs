@@ -228,7 +228,8 @@ impl World {
         let id = self.server.hand_out(self.now)?;
         match self.lanes[lane].in_hand.arrival(id.0, id.1) {
             Arrival::Copy => return None,
-            Arrival::Reused => self.forget(lane),
+            // Others in hand may be the server's still; nothing more than this one is known to be lost.
+            Arrival::Reused => self.forget(lane, |hand| hand.id.0 == id.0),
             Arrival::New => {}
         }
         self.numbers += 1;
@@ -261,9 +262,11 @@ impl World {
         Some(())
     }
 
-    /// The lane hears that the consumer may have forgotten what it handed out.
-    fn forget(&mut self, lane: usize) {
-        for mut hand in std::mem::take(&mut self.lanes[lane].hands) {
+    /// The lane hears that the consumer may have forgotten what it handed out of these.
+    fn forget(&mut self, lane: usize, which: impl Fn(&Hand) -> bool) {
+        let (forgotten, kept) = std::mem::take(&mut self.lanes[lane].hands).into_iter().partition(which);
+        self.lanes[lane].hands = kept;
+        for mut hand in forgotten {
             hand.forgotten = true;
             // What is on its way finds nobody, and never the consumer that comes next.
             hand.sent_to = 0;
@@ -325,7 +328,7 @@ impl World {
             3 if faults && self.server.up && dice.percent(10) => {
                 self.server.crash(u64::MAX);
                 self.server.up = true;
-                (0..LANES).for_each(|lane| self.forget(lane));
+                (0..LANES).for_each(|lane| self.forget(lane, |_| true));
             }
             4..6 => self.connects(lane),
             6..10 => {

@@ -12,6 +12,7 @@ use crate::jetstream::{PullError, Puller};
 use crate::sensor::asking::News;
 use crate::sensor::block::LocalBlock;
 use crate::sensor::board::Shown;
+use crate::sensor::shared::Standing;
 
 /// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
 pub(in crate::sensor) const PULL_EXPIRES: Duration = Duration::from_secs(1);
@@ -164,8 +165,10 @@ impl Lane {
             Some(_) if !self.credits.may_use(now) => Heard::Over,
             Some(grant) => Heard::Live(grant.reason),
         };
+        let standing = self.shared.standing();
         let local = Reasons::NONE
-            .with_if(!self.known_connection.up, Reason::NatsDown)
+            // A stream that does not answer is as good as gone.
+            .with_if(!self.known_connection.up || standing == Standing::StreamUnknown, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
@@ -174,13 +177,16 @@ impl Lane {
             in_hand: self.credits.busy(),
             heard,
             candidacy: self.lease.borrow().candidacy,
-            settling: !self.shared.record_stands(),
+            settling: standing == Standing::Settling,
             local,
         };
         let moved = self.gate.update(facts, now);
         {
             let lease = self.lease.borrow();
-            let nats = self.known_connection.last_error.as_deref();
+            let nats = match &self.stream_trouble {
+                Some(trouble) if self.known_connection.up => Some(trouble.as_str()),
+                Some(_) | None => self.known_connection.last_error.as_deref(),
+            };
             let grant = grant.filter(|_| self.credits.may_use(now));
             let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };
             let detail = lines::detail(self.gate.reason(), from);

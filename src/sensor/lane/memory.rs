@@ -1,5 +1,6 @@
 //! What the lane makes of news that are bad for all messages: refusals of the target, and servers that forget.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Lane;
@@ -123,12 +124,30 @@ impl Lane {
                 delivery = delivery.consumer_sequence,
                 "the consumer counts anew, or the stream gives a sequence again"
             );
-            // What else comes by the same pull tells nothing new.
+            if arrival == Arrival::Reused {
+                self.alert(|alert| {
+                    Arc::make_mut(&mut alert.reused).insert(delivery.sequence, delivery.store_time_ns);
+                });
+            }
+            // What else comes by the same pulls tells nothing new of the others.
             if fell || !self.has_forgotten(delivery) {
                 self.forgotten(now);
             }
         }
         arrival
+    }
+
+    /// A message is in hand no more.
+    pub(super) fn in_hand_ended(&mut self, sequence: u64, store_time_ns: i64) {
+        self.in_hand.ended(sequence, store_time_ns);
+        // Where none is left of a sequence that was given again, there is none to hear of that.
+        let reused = self.shared.alerts.borrow().reused.contains_key(&sequence);
+        if reused && !self.in_hand.has(sequence) {
+            self.shared.alerts.send_if_modified(|alert| {
+                Arc::make_mut(&mut alert.reused).remove(&sequence);
+                false
+            });
+        }
     }
 
     /// The question for the stream's end that is to be asked now.
@@ -146,12 +165,14 @@ impl Lane {
         match facts {
             Ok(facts) => {
                 self.ask_stream_at = None;
+                self.stream_trouble = None;
                 if self.freshness.stream_ends_at(question, facts.last_sequence) {
                     self.shared.publish_stream(Some(facts.created_ns));
                 }
             }
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the stream's end cannot be read now");
+                self.stream_trouble = Some(format!("the stream cannot be read: {error}"));
                 self.ask_stream_at = Some(clock::now() + STREAM_PAUSE);
             }
         }

@@ -6,7 +6,7 @@ use super::*;
 use crate::jetstream::{Connection, NatsOptions, Retention, StreamFacts};
 use crate::message::{OnDoubt, Record, Says, Terms};
 use crate::sensor::limiter::Limiter;
-use crate::sensor::shared::{Identity, RecordCopy};
+use crate::sensor::shared::{Identity, RecordCopy, Standing};
 use crate::telemetry::{Metrics, SensorIdentity};
 
 const CREATED: i64 = 1_000;
@@ -154,6 +154,47 @@ async fn a_sequence_that_comes_with_another_time_is_a_sign_too() {
     assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "what is in hand hears of it");
     assert!(lane.has_forgotten(&before), "a nak of it may concern another's");
     assert!(!lane.has_forgotten(&delivery(8, 1, 2, clock::now())));
+}
+
+/// Of several in one batch each displaces its own, and none of those that came before it.
+#[tokio::test]
+async fn what_a_sequence_given_again_displaces_is_forgotten_and_no_more() {
+    let mut lane = lane().await;
+    let now = clock::now();
+    let displaced = |lane: &Lane, sequence, stored| lane.shared.alerts.borrow().is_displaced(sequence, stored);
+    for sequence in [7, 8] {
+        lane.in_hand.taken(sequence, 1);
+        assert_eq!(lane.arrives(&delivery(sequence, 2, sequence, now), now), Arrival::Reused);
+        lane.in_hand.taken(sequence, 2);
+        assert!(displaced(&lane, sequence, 1) && !displaced(&lane, sequence, 2));
+    }
+    assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "the second tells nothing new of the others");
+    assert!(!displaced(&lane, 7, 2) && !displaced(&lane, 9, 1));
+    lane.in_hand_ended(7, 1);
+    assert!(displaced(&lane, 7, 1), "the newer one is in hand");
+    lane.in_hand_ended(7, 2);
+    assert!(!displaced(&lane, 7, 1), "nobody is left who would have to know");
+    assert!(displaced(&lane, 8, 1));
+}
+
+#[tokio::test]
+async fn nothing_is_handed_out_while_the_stream_is_not_known() {
+    let mut lane = lane().await;
+    assert_eq!(lane.shared.standing(), Standing::Stands);
+    let now = clock::now();
+    lane.forgotten(now);
+    assert_eq!(lane.shared.standing(), Standing::StreamUnknown);
+    let question = lane.stream_question(now).unwrap();
+    lane.stream_answered(question, Err(crate::jetstream::ManageError::StreamMissing { stream: "S".into() }));
+    assert_eq!(lane.shared.standing(), Standing::StreamUnknown);
+    assert!(lane.stream_trouble.as_deref().unwrap().contains("cannot be read"));
+    lane.stream_answered(question, Ok(stream(CREATED + 1)));
+    assert_eq!(lane.shared.standing(), Standing::Settling, "another stream, whose record comes first");
+    assert_eq!(lane.stream_trouble, None);
+    lane.forgotten(now);
+    let question = lane.stream_question(now).unwrap();
+    lane.stream_answered(question, Ok(stream(CREATED)));
+    assert_eq!(lane.shared.standing(), Standing::Stands);
 }
 
 #[tokio::test]
