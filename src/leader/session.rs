@@ -87,6 +87,8 @@ pub(super) struct Session<'a> {
     /// When the newest write of the books began.
     books_began: Option<Instant>,
     forbidden_said: bool,
+    /// The consumer is ahead of its stream, which was said.
+    ahead_said: bool,
     /// What lacks to know the quotas, as was said.
     said_lack: Option<Lack>,
     trouble_since: BTreeMap<&'static str, Instant>,
@@ -130,6 +132,7 @@ impl<'a> Session<'a> {
             told_tops: BTreeMap::new(),
             books_began: None,
             forbidden_said: false,
+            ahead_said: false,
             said_lack: None,
             trouble_since: BTreeMap::new(),
         })
@@ -363,6 +366,7 @@ impl<'a> Session<'a> {
                             "the stream has lost its end: the record begins again"
                         );
                     }
+                    self.say_ahead(floor, stream.last_sequence);
                     self.close_gap(&consumer, began, now);
                     if self.projection.has_open_gap() {
                         // These facts were asked for before the list was there.

@@ -35,6 +35,21 @@ impl Session<'_> {
         self.ledger.objects_listed(&counted, &seen, began, now);
     }
 
+    /// Says that the consumer has acknowledged more than the stream has, once: it was not taken back with the stream.
+    pub(super) fn say_ahead(&mut self, ack_floor: u64, last_sequence: u64) {
+        let ahead = ack_floor > last_sequence;
+        if ahead && !self.ahead_said {
+            tracing::warn!(
+                stream = self.leader.settings.own.stream,
+                ack_floor,
+                last_sequence,
+                "the consumer is ahead of its stream, which lost its end: what gets these sequences now will not be \
+                 delivered, unless the consumer is made anew to deliver from there"
+            );
+        }
+        self.ahead_said = ahead;
+    }
+
     /// Marks a gap as soon as it is known what the consumer had handed out.
     pub(super) fn close_gap(&mut self, consumer: &ConsumerFacts, began: Instant, now: Instant) {
         let handed_out = HandedOut {
