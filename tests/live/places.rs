@@ -302,6 +302,8 @@ async fn a_deleted_stream_is_waited_for() {
     let said =
         wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
     said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    sensor.until_reason(Some("nats_down")).await;
+    crate::reasons::detail(&sensor, "the stream is gone").await;
     // Nothing is pulled of a stream that nobody knows, and it looks for it again and again.
     let mut questions = 0_u32;
     while questions < 8 {
@@ -326,6 +328,7 @@ async fn a_deleted_stream_is_waited_for() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
     stage.until_drained().await;
+    sensor.until_reason(None).await;
     let verdict = stage.verdict(&referee, 8).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!((sensor.lines("the stream is gone").len(), sensor.lines("stream and consumer are back").len()), (1, 1));

@@ -12,6 +12,7 @@ use crate::jetstream::{PullError, Puller};
 use crate::sensor::asking::News;
 use crate::sensor::block::LocalBlock;
 use crate::sensor::board::Shown;
+use crate::sensor::consumer::Trouble;
 
 /// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
 pub(in crate::sensor) const PULL_EXPIRES: Duration = Duration::from_secs(1);
@@ -164,8 +165,9 @@ impl Lane {
             Some(_) if !self.credits.may_use(now) => Heard::Over,
             Some(grant) => Heard::Live(grant.reason),
         };
+        let nats_down = !self.known_connection.up || waiting.trouble.is_some() || self.pulls_denied;
         let local = Reasons::NONE
-            .with_if(!self.known_connection.up, Reason::NatsDown)
+            .with_if(nats_down, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
@@ -180,7 +182,8 @@ impl Lane {
         let moved = self.gate.update(facts, now);
         {
             let lease = self.lease.borrow();
-            let nats = self.known_connection.last_error.as_deref();
+            let trouble = waiting.trouble.filter(|_| self.known_connection.up).map(Trouble::words);
+            let nats = trouble.or(self.known_connection.last_error.as_deref());
             let grant = grant.filter(|_| self.credits.may_use(now));
             let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };
             let detail = lines::detail(self.gate.reason(), from);
