@@ -33,6 +33,8 @@ enum PemFault {
     NoCertificate,
     #[error("it holds no private key")]
     NoKey(#[source] rustls::pki_types::pem::Error),
+    #[error("it is no private key of RSA, ECDSA or EdDSA")]
+    OtherKey,
     #[error("it is the key of another certificate")]
     OtherCertificate,
 }
@@ -80,25 +82,23 @@ impl Look<'_> {
             self.read("NATS_CA", ca, "one or more certificates in PEM", authorities);
         }
         let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else { return };
-        let what = "a certificate in PEM, those between it and its authority behind it";
-        let chain = self.read("NATS_CERT", cert, what, certificates);
-        let secret = self.read("NATS_KEY", key, "the certificate's private key in PEM", |text| {
+        let certificate = "a certificate in PEM, those between it and its authority behind it";
+        let private = "the certificate's private key in PEM";
+        let chain = self.read("NATS_CERT", cert, certificate, certificates);
+        let secret = self.read("NATS_KEY", key, private, |text| {
             PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| PemFault::NoKey(error).into())
         });
         let (Some(chain), Some(secret)) = (chain, secret) else { return };
-        match CertifiedKey::from_der(chain, secret, &ring::default_provider()) {
-            Ok(_) => {}
-            Err(error @ rustls::Error::InvalidCertificate(_)) => {
-                self.fault("NATS_CERT", cert, what, &Fault::Unusable(error.into()));
-            }
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                let error = PemFault::OtherCertificate;
-                self.fault("NATS_KEY", key, "the certificate's private key in PEM", &Fault::Unusable(error.into()));
-            }
-            Err(error) => {
-                self.fault("NATS_KEY", key, "the certificate's private key in PEM", &Fault::Unusable(error.into()));
-            }
+        let Err(error) = CertifiedKey::from_der(chain, secret, &ring::default_provider()) else { return };
+        if matches!(error, rustls::Error::InvalidCertificate(_)) {
+            return self.fault("NATS_CERT", cert, certificate, &Fault::Unusable(error.into()));
         }
+        let fault = if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            PemFault::OtherCertificate
+        } else {
+            PemFault::OtherKey
+        };
+        self.fault("NATS_KEY", key, private, &Fault::Unusable(fault.into()));
     }
 
     fn kubeconfig(&mut self) {
@@ -132,7 +132,7 @@ impl Look<'_> {
         };
         let allowed = match setting {
             Some(setting) if setting.variable.ends_with("_FILE") => format!("a file with {allowed}"),
-            Some(setting) if setting.form.ends_with("or a path") => {
+            Some(setting) if setting.form.contains("or a path") => {
                 format!("{allowed}, or the path of a file with that")
             }
             Some(_) | None => allowed.to_owned(),

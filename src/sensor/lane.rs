@@ -464,16 +464,6 @@ impl Lane {
         }
     }
 
-    fn stop(&mut self) {
-        tracing::info!(
-            in_hand = self.in_hand.len(),
-            "stopping: no more pulls, what is in hand is finished or returned"
-        );
-        self.stopping = Some(clock::now() + self.settings.grace);
-        self.health.drain();
-        self.alert(|alert| alert.shutdown = true);
-    }
-
     fn alert(&self, change: impl FnOnce(&mut Alert)) {
         self.shared.alerts.send_if_modified(|alert| {
             let before = alert.clone();

@@ -170,8 +170,7 @@ async fn certificates_and_keys_that_are_rubbish_or_do_not_belong_together() {
         (
             &[cert, ("NATS_KEY", &false_key)],
             format!(
-                "NATS_KEY: the value, which is not shown, cannot be used: failed to parse private key as RSA, ECDSA, or \
-                 EdDSA; allowed is {secret}{or_path}"
+                "NATS_KEY: the value, which is not shown, cannot be used: it is no private key of RSA, ECDSA or EdDSA; allowed is {secret}{or_path}"
             ),
         ),
         (

@@ -339,10 +339,9 @@ async fn what_the_start_cannot_use() {
     stage.set("METRICS_PORT", "0");
     // A kubeconfig of the right form whose credentials cannot be used.
     let rubbish = stage.folder().join("kubeconfig");
-    let text = std::fs::read_to_string(&stage.kubeconfig).unwrap();
-    let certificate = text.lines().find(|line| line.contains("client-certificate")).unwrap().trim();
-    let (name, _) = certificate.split_once(':').unwrap();
-    std::fs::write(&rubbish, text.replace(certificate, &format!("{name}: aGVsbG8="))).unwrap();
+    let mut text: Value = serde_json::from_str(&std::fs::read_to_string(&stage.kubeconfig).unwrap()).unwrap();
+    text["users"][0]["user"]["client-certificate-data"] = "aGVsbG8=".into();
+    std::fs::write(&rubbish, text.to_string()).unwrap();
     stage.kubeconfig.clone_from(&rubbish);
     let said = fails(&stage).await;
     let begin = format!("task start failed: KUBECONFIG={}: the Kubernetes API cannot be used: ", rubbish.display());

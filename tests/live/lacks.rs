@@ -63,7 +63,7 @@ async fn what_may_not_be_made_is_named_and_waited_for() {
     let plane = ControlPlane::shared().await.unwrap();
     let config = "authorization { users: [\n\
                   {user: me, password: p-w, permissions: {publish: {allow: [\">\"], \
-                  deny: [\"$JS.API.STREAM.CREATE.>\", \"$JS.API.CONSUMER.CREATE.>\"]}, subscribe: \">\"}},\n\
+                  deny: [\"$JS.API.STREAM.CREATE.>\", \"$JS.API.CONSUMER.CREATE.*.*.>\"]}, subscribe: \">\"}},\n\
                   {user: anyone, password: x}] }\nno_auth_user: anyone\n";
     let nats = Nats::start(NatsOptions { config: config.to_owned(), ..NatsOptions::default() }).await.unwrap();
     let mut stage = Stage::new(plane, &nats, "denied", "20").await;

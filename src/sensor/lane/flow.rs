@@ -131,6 +131,16 @@ impl Lane {
         }
     }
 
+    pub(super) fn stop(&mut self) {
+        tracing::info!(
+            in_hand = self.in_hand.len(),
+            "stopping: no more pulls, what is in hand is finished or returned"
+        );
+        self.stopping = Some(clock::now() + self.settings.grace);
+        self.health.drain();
+        self.alert(|alert| alert.shutdown = true);
+    }
+
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
         let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
         let pull = self.pull_not_before.filter(|at| *at > now);
