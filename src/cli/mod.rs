@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where people are spoken to")]
 
 mod nats;
+mod outside;
 mod place;
 mod sensor;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{BAD_INPUT, chain, nats, place};
+use super::{BAD_INPUT, chain, nats, outside, place};
 use crate::api::{LogFormat, Origin, Sensor, SensorFileContext, Settings, SettingsArgs, Trigger};
 use crate::gate::Reminder;
 use crate::ledger::LedgerOptions;
@@ -85,6 +85,10 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
     if let Err(error) = logs::filter(Some(settings.log_level.as_str()).filter(|level| !level.is_empty()), None) {
         return Err(vec![format!("LOG_LEVEL: {}", chain(&error))]);
     }
+    let faults = outside::faults(&settings);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
     let namespace = place::namespace(&settings).ok_or_else(|| {
         vec![
             "BACKPRESSURE_QUOTA_NAMESPACE: it is needed, because this process is no pod that knows its namespace \
@@ -93,8 +97,12 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
         ]
     })?;
     let path = &settings.sensor_file;
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| vec![format!("SENSOR_FILE: cannot read {}: {error}", path.display())])?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        vec![format!(
+            "SENSOR_FILE: cannot read {}: {error}; allowed is the path of a YAML file in UTF-8",
+            path.display()
+        )]
+    })?;
     let context =
         SensorFileContext { sensor_name: settings.sensor_name.as_deref(), namespace: Some(namespace.as_str()) };
     let sensor =

@@ -37,7 +37,7 @@ pub enum Reason {
     QuotaControllerStalled,
     /// More objects are alive than the limit allows.
     OverAdmitted,
-    /// NATS cannot be reached.
+    /// NATS cannot be reached, or not used.
     NatsDown,
     /// The API server cannot be reached.
     ApiDown,
@@ -221,9 +221,9 @@ impl Reason {
             },
             Self::NatsDown => Row {
                 name: "nats_down",
-                sentence: "blocked: NATS cannot be reached, or the stream does not answer",
-                cause: "the connection is lost or refused; the stream is gone, or its server is down",
-                freed_by: "NATS answering; the stream being there again",
+                sentence: "blocked: NATS cannot be used",
+                cause: "the connection is lost or refused; or the stream is missing, does not answer, or may not be used",
+                freed_by: "NATS; the stream, or the right, being there",
                 sets_gauge: false,
             },
             Self::ApiDown => Row {

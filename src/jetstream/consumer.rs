@@ -224,7 +224,7 @@ async fn make(connection: &Connection, spec: &ConsumerSpec, retention: Retention
         subject.push('.');
         subject.push_str(filter);
     }
-    let what = || format!("make the consumer {durable:?} of stream {stream:?}");
+    let what = || format!("make the consumer {durable:?} of stream {stream:?}, which does not exist");
     let body = json!({"stream_name": stream, "config": config, "action": "create"});
     match api(connection, what, subject, &body).await {
         Ok(info) => Ok((info, true)),

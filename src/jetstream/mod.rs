@@ -26,6 +26,7 @@ pub use call::{ApiError, CallError, CallErrorKind};
 pub use connection::{CloseError, Connection, ConnectionState, OpenError};
 pub use consumer::{ConsumerFacts, ConsumerSpec, ConsumerTerms, Finding, Start, consumer_facts, ensure_consumer};
 pub use delivery::{Delivery, ReplyError, ReplyInfo};
+pub(crate) use options::with_sources;
 pub use options::{Credentials, NatsOptions, Secret, SecretError, TlsOptions};
 pub use publish::{PublishError, PublishErrorKind, Published, publish};
 pub use pull::{PullEnd, PullError, PullEvent, Puller};

@@ -259,7 +259,7 @@ pub(crate) async fn find_or_make(
     if !create {
         return Err(ManageError::StreamMissing { stream: name });
     }
-    let what = || format!("make the stream {name:?}");
+    let what = || format!("make the stream {name:?}, which does not exist");
     match api(connection, what, format!("$JS.API.STREAM.CREATE.{name}"), &config).await {
         Ok(info) => Ok((info, true)),
         Err(error) if error.err_code() == Some(ApiError::STREAM_NAME_IN_USE) => {

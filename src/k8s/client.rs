@@ -2,11 +2,12 @@
 //! connections, and their renewal when credentials or connections are no longer good.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use kube::config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use thiserror::Error;
 use tokio::task::JoinError;
@@ -50,7 +51,15 @@ impl Default for ClusterOptions {
 pub enum ConnectError {
     /// The kubeconfig is missing or bad.
     #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[from] KubeconfigError),
+    Kubeconfig(#[source] KubeconfigError),
+    /// The kubeconfig is no document of that form. Not in the parser's words, which quote from a file full of secrets.
+    #[error("line {line}, column {column} of the kubeconfig is no part of such a file")]
+    Yaml {
+        /// From 1; 0 where it is wrong as a whole.
+        line: u64,
+        /// From 1.
+        column: u64,
+    },
     /// The pod's service account is missing or bad.
     #[error("the pod's service account cannot be used")]
     InCluster(#[from] InClusterError),
@@ -63,6 +72,26 @@ pub enum ConnectError {
     /// The thread that read the credentials died.
     #[error("reading the credentials was ended")]
     Thread(#[from] JoinError),
+}
+
+impl ConnectError {
+    fn of_kubeconfig(error: KubeconfigError) -> Self {
+        if let KubeconfigError::Parse(parse) = &error {
+            let place = parse.without_snippet().location();
+            let (line, column) = place.map_or((0, 0), |place| (place.line(), place.column()));
+            return Self::Yaml { line, column };
+        }
+        Self::Kubeconfig(error)
+    }
+}
+
+/// Whether a kubeconfig can be read and names a cluster; credentials are not tried.
+///
+/// # Errors
+/// What [`Cluster::connect`] would say.
+pub fn check_kubeconfig(path: &Path) -> Result<(), ConnectError> {
+    // It reads files and waits for nothing.
+    configuration(Some(path.to_owned())).now_or_never().map_or(Ok(()), |read| read.map(drop))
 }
 
 /// Which connections a call uses.
@@ -264,11 +293,11 @@ async fn load(options: &ClusterOptions) -> Result<(OpenClient, String), ConnectE
 
 async fn configuration(path: Option<PathBuf>) -> Result<Config, ConnectError> {
     let mut kubeconfig = match path {
-        Some(path) => Kubeconfig::read_from(path)?,
+        Some(path) => Kubeconfig::read_from(path).map_err(ConnectError::of_kubeconfig)?,
         None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
             return Ok(Config::incluster()?);
         }
-        None => Kubeconfig::read()?,
+        None => Kubeconfig::read().map_err(ConnectError::of_kubeconfig)?,
     };
     // kube would take HTTPS_PROXY where the kubeconfig names no proxy, and then fail for want of proxy support. The
     // address of an API server is not the web: what the kubeconfig says is what counts.
@@ -279,7 +308,8 @@ async fn configuration(path: Option<PathBuf>) -> Result<Config, ConnectError> {
             cluster.proxy_url = Some(NO_PROXY.to_owned());
         }
     }
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    let mut config = config.map_err(ConnectError::of_kubeconfig)?;
     match config.proxy_url.take() {
         Some(proxy) if proxy != NO_PROXY => Err(ConnectError::Proxy(proxy)),
         Some(_) | None => Ok(config),

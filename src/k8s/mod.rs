@@ -16,7 +16,7 @@ mod read;
 mod sight;
 mod watch;
 
-pub use client::{Cluster, ClusterOptions, ConnectError};
+pub use client::{Cluster, ClusterOptions, ConnectError, check_kubeconfig};
 pub use discover::{DiscoverError, Kind};
 pub use error::{CallError, DecodeError};
 pub use lease::{LeaseClaim, LeaseView, LeaseWrite};

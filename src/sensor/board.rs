@@ -123,6 +123,18 @@ impl Board {
         state.waiting = waiting;
     }
 
+    /// What the sensor waits for before there is a lane.
+    pub(super) fn waits(&self, reason: Reason, detail: &str, now: Instant) {
+        let gate = GateState::Blocked(reason);
+        let mut state = self.state();
+        if state.gate != gate {
+            state.gate = gate;
+            state.gate_since = now;
+            state.account.switch(Activity::of(gate, false), now);
+        }
+        detail.clone_into(&mut state.detail);
+    }
+
     pub(super) fn close(&self, now: Instant) {
         self.state().account.close(now);
     }

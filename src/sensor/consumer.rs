@@ -14,6 +14,7 @@ use crate::clock;
 use crate::jetstream::{
     Bucket, BucketOptions, Connection, ConsumerFacts, ConsumerSpec, ConsumerTerms, DeadLetterSpec, Finding,
     ManageError, Start, StreamFacts, StreamSpec, ensure_consumer, ensure_dead_letter, ensure_stream, oldest_pending,
+    with_sources,
 };
 use crate::leader::record_key;
 use crate::message::Record;
@@ -93,11 +94,13 @@ impl Seen {
 
 /// What keeps a sensor that runs from its consumer, while there is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+pub(super) enum Trouble {
     /// There is no such stream.
     Gone,
     /// No leader, no answer.
     Silent,
+    /// Our NATS user may not look.
+    Denied,
 }
 
 impl Trouble {
@@ -105,6 +108,8 @@ impl Trouble {
     fn of(error: ManageError, connection: &Connection) -> Result<Option<Self>, ManageError> {
         if matches!(error, ManageError::StreamMissing { .. }) {
             Ok(Some(Self::Gone))
+        } else if error.is_denied() {
+            Ok(Some(Self::Denied))
         } else if error.is_passing() {
             // A lost connection is said elsewhere.
             Ok(connection.live_epoch().map(|_| Self::Silent))
@@ -112,29 +117,48 @@ impl Trouble {
             Err(error)
         }
     }
+
+    /// For people.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Gone => "the stream is gone; waiting until somebody makes it again",
+            Self::Silent => "the stream or its consumer does not answer; waiting for it",
+            Self::Denied => "the NATS user may not use the stream or its consumer; waiting until it may",
+        }
+    }
 }
 
 impl Place {
-    /// Makes or checks everything; tries on while NATS does not answer, and says once what it waits for.
-    pub(super) async fn settle(&self, connection: &Connection) -> Result<Settled, PlaceError> {
-        let mut tries = 0_u64;
+    /// Makes or checks everything; tries on while NATS does not answer, or does not allow what is missing to be made,
+    /// and says once what it waits for. `waits` hears it each time.
+    pub(super) async fn settle(&self, connection: &Connection, waits: impl Fn(&str)) -> Result<Settled, PlaceError> {
+        let (mut tries, mut lacked) = (0_u64, String::new());
         loop {
             match self.try_settle(connection, Moment::Start).await {
                 Ok(settled) => return Ok(settled),
+                // Somebody may make it, or give the right.
+                Err(PlaceError::Manage(error)) if error.is_denied() => {
+                    let lack = with_sources(&error);
+                    if lacked != lack {
+                        tracing::warn!(error = lack, "waiting for what the sensor needs in JetStream");
+                    }
+                    waits(&lack);
+                    lacked = lack;
+                }
                 Err(PlaceError::Manage(error)) if error.is_passing() => {
                     tries = tries.saturating_add(1);
+                    let last_error = connection.state().borrow().last_error.clone();
                     // The first try comes before any connection can be there.
                     if tries == 2 {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            last_error = connection.state().borrow().last_error.as_deref(),
-                            "waiting for NATS"
-                        );
+                        tracing::warn!(error = &error as &dyn std::error::Error, last_error, "waiting for NATS");
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    if tries >= 2 {
+                        waits(&last_error.unwrap_or_else(|| with_sources(&error)));
+                    }
                 }
                 Err(error) => return Err(error),
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -149,6 +173,10 @@ impl Place {
         let replicas = self.replicas.unwrap_or(stream.replicas);
         self.stream_created.store(stream.created_ns, Ordering::Relaxed);
         warn("stream", &stream.warnings);
+        if stream.made {
+            let (stream, subject) = (self.stream.as_str(), self.subject.as_str());
+            tracing::warn!(stream, subject, "the stream did not exist and was made: is its name right?");
+        }
         let spec = DeadLetterSpec {
             name: self.dead_letters.clone(),
             source: self.stream.clone(),
@@ -158,6 +186,9 @@ impl Place {
         };
         let dead = ensure_dead_letter(connection, &spec).await?;
         warn("dead-letter stream", &dead.warnings);
+        if dead.made {
+            tracing::info!(stream = self.dead_letters, "dead-letter stream made");
+        }
         let options = BucketOptions { create: true, replicas };
         let records = Bucket::open(connection.clone(), &self.records, options).await?;
         for name in &self.leads_in {
@@ -265,7 +296,7 @@ impl Place {
                 self.say(None, &mut trouble);
                 search.look(facts).await;
             }
-            waiting.send_replace(self.count(&connection, facts).await);
+            waiting.send_replace(Waiting { trouble, ..self.count(&connection, facts).await });
         }
     }
 
@@ -276,10 +307,7 @@ impl Place {
         }
         let stream = self.stream.as_str();
         match now {
-            Some(Trouble::Gone) => tracing::warn!(stream, "the stream is gone; waiting until somebody makes it again"),
-            Some(Trouble::Silent) => {
-                tracing::warn!(stream, "the stream or its consumer does not answer; waiting for it")
-            }
+            Some(trouble) => tracing::warn!(stream, "{}", trouble.words()),
             None => tracing::info!(stream, "stream and consumer are back"),
         }
         *before = now;
@@ -312,6 +340,7 @@ impl Place {
             pending: Some(facts.num_pending),
             ack_pending: Some(facts.num_ack_pending),
             paused: facts.paused,
+            trouble: None,
             reign: Some(facts.reign),
             oldest: oldest_stored_ns.map(|stored| (age_now(stored), clock::now())),
         }

@@ -19,6 +19,7 @@ use super::announce::Announcer;
 use super::asking::Asking;
 use super::block::LocalBlock;
 use super::board::Board;
+use super::consumer::Trouble;
 use super::credits::Credits;
 use super::freshness::Freshness;
 use super::hand::{Ended, Hand, News};
@@ -66,6 +67,8 @@ pub(super) struct Waiting {
     pub(super) pending: Option<u64>,
     pub(super) ack_pending: Option<u64>,
     pub(super) paused: bool,
+    /// What keeps the sensor from its consumer although there is a connection.
+    pub(super) trouble: Option<Trouble>,
     /// Another number where the consumer is another one or has another leader.
     pub(super) reign: Option<u64>,
     /// The age of the oldest pending message, and when it was read.
@@ -117,6 +120,8 @@ pub(super) struct Lane {
     /// The leader has not answered yet, or its queue was full.
     report_not_before: Option<Instant>,
     pull_not_before: Option<Instant>,
+    /// The last pull was denied to our NATS user.
+    pulls_denied: bool,
     stopping: Option<Instant>,
 }
 
@@ -166,6 +171,7 @@ impl Lane {
             report_at: None,
             report_not_before: None,
             pull_not_before: None,
+            pulls_denied: false,
             stopping: None,
         };
         (lane, ports.grants, heard)
@@ -249,6 +255,12 @@ impl Lane {
                 }
                 () = tokio::time::sleep_until(self.wake_at(now).into()) => {}
             }
+        }
+        if !self.in_hand.is_empty() {
+            tracing::warn!(
+                in_hand = self.in_hand.len(),
+                "the grace is over before every message in hand had its end: those come again after ACK_WAIT"
+            );
         }
         crew.abort().await;
         self.board.close(clock::now());
@@ -336,6 +348,12 @@ impl Lane {
     }
 
     fn pulled(&mut self, event: PullEvent, crew: &mut Crew<Ended>) {
+        self.pulls_denied = match &event {
+            PullEvent::Message(_) | PullEvent::GivenBack(_) => false,
+            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
+                matches!(why, PullEnd::Denied(_))
+            }
+        };
         match event {
             PullEvent::Message(delivery) => self.delivered(delivery, crew),
             PullEvent::GivenBack(_) => {
@@ -355,6 +373,11 @@ impl Lane {
         }
         match why {
             PullEnd::ConnectionChanged => tracing::debug!("the pulls ended with their connection"),
+            PullEnd::Denied(said) => {
+                // Said once where the server's word arrives.
+                tracing::debug!(said, "the NATS user may not pull; pulling again");
+                self.pull_not_before = Some(now + PULL_PAUSE);
+            }
             PullEnd::ConsumerDeleted | PullEnd::NoConsumer => {
                 // Each pull says so; who looks for it says it once.
                 tracing::debug!(why = ?why, consumer = self.settings.consumer, "the consumer does not answer; looking for it");
@@ -370,7 +393,6 @@ impl Lane {
             | PullEnd::LimitExceeded(_)
             | PullEnd::Silent
             | PullEnd::SubscriptionEnded
-            | PullEnd::Denied(_)
             | PullEnd::Other { .. } => {
                 tracing::info!(why = ?why, "the pulls ended; pulling again");
                 self.pull_not_before = Some(now + PULL_PAUSE);
@@ -443,16 +465,6 @@ impl Lane {
         if crew.spawn(nak).is_ok() {
             self.in_hand.taken(sequence, store_time_ns);
         }
-    }
-
-    fn stop(&mut self) {
-        tracing::info!(
-            in_hand = self.in_hand.len(),
-            "stopping: no more pulls, what is in hand is finished or returned"
-        );
-        self.stopping = Some(clock::now() + self.settings.grace);
-        self.health.drain();
-        self.alert(|alert| alert.shutdown = true);
     }
 
     fn alert(&self, change: impl FnOnce(&mut Alert)) {

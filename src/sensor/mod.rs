@@ -19,6 +19,7 @@ mod shared;
 mod trigger;
 mod unreadable;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,8 +88,13 @@ pub enum SensorError {
     #[error("the NATS settings cannot work")]
     Nats(#[source] crate::jetstream::OpenError),
     /// Kubernetes credentials.
-    #[error("the Kubernetes API cannot be used")]
-    Cluster(#[source] crate::k8s::ConnectError),
+    #[error("{}: the Kubernetes API cannot be used", told(kubeconfig.as_deref()))]
+    Cluster {
+        /// The kubeconfig, where one is named.
+        kubeconfig: Option<PathBuf>,
+        /// Why.
+        source: crate::k8s::ConnectError,
+    },
     /// The stream, the consumer, the dead letters or a bucket.
     #[error("JetStream refuses what the sensor needs")]
     Place(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -103,6 +109,11 @@ pub enum SensorError {
         /// The kind.
         kind: String,
     },
+}
+
+/// The setting that says how to reach the API server, as an error names it.
+fn told(kubeconfig: Option<&Path>) -> String {
+    kubeconfig.map_or_else(|| "KUBECONFIG is not set".to_owned(), |path| format!("KUBECONFIG={}", path.display()))
 }
 
 impl From<PlaceError> for SensorError {
@@ -171,13 +182,14 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         });
     }
     let cluster = if setup::needs_cluster(&config) {
-        let options = ClusterOptions { kubeconfig: config.settings.kubeconfig.clone(), ..ClusterOptions::default() };
-        Some(Cluster::connect(&options).await.map_err(SensorError::Cluster)?)
+        let kubeconfig = config.settings.kubeconfig.clone();
+        let options = ClusterOptions { kubeconfig: kubeconfig.clone(), ..ClusterOptions::default() };
+        Some(Cluster::connect(&options).await.map_err(|source| SensorError::Cluster { kubeconfig, source })?)
     } else {
         None
     };
     let stop = tasks.token();
-    let ready = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health).await?;
+    let ready = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health, &board).await?;
     let Some((settled, baseline, created)) = ready else { return Ok(()) };
     at_nats.met();
     at_api.met();

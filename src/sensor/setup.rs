@@ -15,8 +15,8 @@ use super::trigger::{KubernetesTrigger, Trigger};
 use super::{Config, SensorError};
 use crate::api::{self, QuotaSettings, Source};
 use crate::clock;
-use crate::gate::Counted;
-use crate::jetstream::Connection;
+use crate::gate::{Counted, Reason};
+use crate::jetstream::{Connection, with_sources};
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind};
 use crate::leader::{LeaderSettings, LeaderView, Own, bucket_name};
 use crate::telemetry::{Health, Metrics, SensorMetrics, WatchSample};
@@ -43,11 +43,12 @@ pub(super) async fn ready(
     cluster: Option<&Cluster>,
     stop: &CancellationToken,
     health: &Health,
+    board: &Board,
 ) -> Result<Option<(Settled, Baseline, Created)>, SensorError> {
     let place = place(config);
     let work = async {
-        let created = discover(config, cluster).await?;
-        let settled = place.settle(connection).await?;
+        let created = discover(config, cluster, board).await?;
+        let settled = place.settle(connection, |why| board.waits(Reason::NatsDown, why, clock::now())).await?;
         // At once: whatever is forgotten from here on concerns the messages that are taken later.
         let baseline =
             Baseline { connection: connection.state().borrow().clone(), reign: settled.consumer.facts.reign };
@@ -67,7 +68,7 @@ pub(super) async fn ready(
     }
 }
 
-async fn discover(config: &Config, cluster: Option<&Cluster>) -> Result<Created, SensorError> {
+async fn discover(config: &Config, cluster: Option<&Cluster>, board: &Board) -> Result<Created, SensorError> {
     let (api::Trigger::Kubernetes(trigger), Some(cluster)) = (&config.sensor.trigger, cluster) else {
         return Ok(None);
     };
@@ -87,6 +88,7 @@ async fn discover(config: &Config, cluster: Option<&Cluster>) -> Result<Created,
             said = true;
             tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the API server");
         }
+        board.waits(Reason::ApiDown, &with_sources(&error), clock::now());
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -11,7 +11,7 @@ use testbed::{ControlPlane, Nats, wait};
 
 use crate::support::{LONG, Sensor, Stage, workflow_file};
 
-const GOOD: &str = r#"name: orders
+pub(crate) const GOOD: &str = r#"name: orders
 stream: EVENTS
 subject: orders.>
 trigger:
@@ -48,7 +48,7 @@ async fn run(command: &str, arguments: &[&str], file: &str, env: &[(&str, &str)]
 }
 
 /// Both commands refuse with these lines and nothing else.
-async fn refused(file: &str, env: &[(&str, &str)], lines: &[&str]) {
+pub(crate) async fn refused(file: &str, env: &[(&str, &str)], lines: &[&str]) {
     let expected: String = lines.iter().map(|line| format!("jetgate: {line}\n")).collect();
     for command in ["check", "sensor"] {
         let (code, out, err) = run(command, &[], file, env).await;
@@ -154,7 +154,8 @@ async fn each_bad_setting_is_told() {
         ),
         (
             &[("SENSOR_FILE", "/nowhere/sensor.yaml")],
-            "SENSOR_FILE: cannot read /nowhere/sensor.yaml: No such file or directory (os error 2)",
+            "SENSOR_FILE: cannot read /nowhere/sensor.yaml: No such file or directory (os error 2); allowed is the path of a \
+             YAML file in UTF-8",
         ),
         (
             &[("BACKPRESSURE_QUOTA_NAMESPACE", "")],
@@ -278,7 +279,7 @@ async fn each_bad_template_is_told_with_its_place() {
 }
 
 /// A sensor that ends by itself with code 1; what it says.
-async fn fails(stage: &Stage<'_>) -> String {
+pub(crate) async fn fails(stage: &Stage<'_>) -> String {
     let sensor = stage.spawn_anew();
     let exit = sensor.process.wait_exit(LONG).await.unwrap();
     assert_eq!(exit.code(), Some(1), "{}", sensor.process.last_log_lines(20));
@@ -336,16 +337,15 @@ async fn what_the_start_cannot_use() {
         )
     );
     stage.set("METRICS_PORT", "0");
-    let nowhere = stage.folder().join("nowhere");
-    stage.kubeconfig = nowhere.clone();
-    assert_eq!(
-        fails(&stage).await,
-        format!(
-            "task start failed: the Kubernetes API cannot be used: the kubeconfig cannot be used: failed to read \
-             kubeconfig from '{:?}': No such file or directory (os error 2)",
-            nowhere
-        )
-    );
+    // A kubeconfig of the right form whose credentials cannot be used.
+    let rubbish = stage.folder().join("kubeconfig");
+    let mut text: Value = serde_json::from_str(&std::fs::read_to_string(&stage.kubeconfig).unwrap()).unwrap();
+    text["users"][0]["user"]["client-certificate-data"] = "aGVsbG8=".into();
+    std::fs::write(&rubbish, text.to_string()).unwrap();
+    stage.kubeconfig.clone_from(&rubbish);
+    let said = fails(&stage).await;
+    let begin = format!("task start failed: KUBECONFIG={}: the Kubernetes API cannot be used: ", rubbish.display());
+    assert!(said.starts_with(&begin), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,6 +405,7 @@ async fn waits_for_nats(sensor: &Sensor) -> Value {
     assert!(text.contains("[-] nats: stream, consumer and dead letters\n"), "{text}");
     assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(1.0));
     assert_eq!(sensor.metric("sensor_nats_connected", &[]).await, Some(0.0));
+    sensor.until_reason(Some("nats_down")).await;
     sensor.lines("waiting for NATS").pop().unwrap()
 }
 

@@ -10,11 +10,14 @@
     missing_docs
 )]
 
+mod bad_settings;
 mod burst;
 mod churn;
+mod effects;
 mod election;
 mod faults;
 mod input;
+mod lacks;
 mod logins;
 mod metrics;
 #[path = "../common/operator.rs"]

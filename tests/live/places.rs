@@ -305,7 +305,7 @@ async fn a_deleted_stream_is_waited_for() {
     said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
     // For want of NATS, not of room: nobody is to look at the quota.
     sensor.until_reason(Some("nats_down")).await;
-    detail(&sensor, "the stream cannot be read").await;
+    detail(&sensor, "the stream is gone").await;
     assert_eq!(sensor.metric("sensor_quota_blocked", &[]).await, Some(0.0));
     // Nothing is pulled of a stream that nobody knows, and it looks for it again and again.
     let mut questions = 0_u32;
@@ -331,6 +331,7 @@ async fn a_deleted_stream_is_waited_for() {
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
     stage.until_drained().await;
+    sensor.until_reason(None).await;
     let verdict = stage.verdict(&referee, 8).await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!((sensor.lines("the stream is gone").len(), sensor.lines("stream and consumer are back").len()), (1, 1));

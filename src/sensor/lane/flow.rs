@@ -12,6 +12,7 @@ use crate::jetstream::{PullError, Puller};
 use crate::sensor::asking::News;
 use crate::sensor::block::LocalBlock;
 use crate::sensor::board::Shown;
+use crate::sensor::consumer::Trouble;
 use crate::sensor::shared::Standing;
 
 /// How long one pull waits at the server. Short, so that nothing needs a heartbeat and a credit is never away longer.
@@ -131,6 +132,16 @@ impl Lane {
         }
     }
 
+    pub(super) fn stop(&mut self) {
+        tracing::info!(
+            in_hand = self.in_hand.len(),
+            "stopping: no more pulls, what is in hand is finished or returned"
+        );
+        self.stopping = Some(clock::now() + self.settings.grace);
+        self.health.drain();
+        self.alert(|alert| alert.shutdown = true);
+    }
+
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
         let block = self.block.as_ref().and_then(LocalBlock::not_before).filter(|at| *at > now);
         let pull = self.pull_not_before.filter(|at| *at > now);
@@ -166,9 +177,13 @@ impl Lane {
             Some(grant) => Heard::Live(grant.reason),
         };
         let standing = self.shared.standing();
-        let local = Reasons::NONE
+        let nats_down = !self.known_connection.up
+            || waiting.trouble.is_some()
+            || self.pulls_denied
             // A stream that does not answer is as good as gone.
-            .with_if(!self.known_connection.up || standing == Standing::StreamUnknown, Reason::NatsDown)
+            || standing == Standing::StreamUnknown;
+        let local = Reasons::NONE
+            .with_if(nats_down, Reason::NatsDown)
             .with_if(waiting.paused, Reason::ConsumerPaused)
             .with_if(self.stopping.is_some(), Reason::Shutdown);
         let local = self.block.as_ref().map_or(local, |block| local.with(block.reason));
@@ -183,10 +198,8 @@ impl Lane {
         let moved = self.gate.update(facts, now);
         {
             let lease = self.lease.borrow();
-            let nats = match &self.stream_trouble {
-                Some(trouble) if self.known_connection.up => Some(trouble.as_str()),
-                Some(_) | None => self.known_connection.last_error.as_deref(),
-            };
+            let trouble = waiting.trouble.map(Trouble::words).or(self.stream_trouble.as_deref());
+            let nats = trouble.filter(|_| self.known_connection.up).or(self.known_connection.last_error.as_deref());
             let grant = grant.filter(|_| self.credits.may_use(now));
             let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };
             let detail = lines::detail(self.gate.reason(), from);

@@ -17,7 +17,7 @@ pub(super) struct Sources<'a> {
     pub(super) lease: &'a LeaseState,
     /// None where the grant is not believed any more.
     pub(super) grant: Option<&'a Grant>,
-    /// Why NATS cannot be reached.
+    /// Why NATS cannot be used.
     pub(super) nats: Option<&'a str>,
 }
 

@@ -209,3 +209,14 @@ async fn a_stream_that_does_not_answer_is_asked_again_after_a_pause() {
     assert!(lane.wake_at(now) <= at);
     assert_eq!(lane.stream_question(at), Some(question));
 }
+
+#[tokio::test]
+async fn pulls_that_are_denied_are_known_until_one_is_not() {
+    let mut lane = lane().await;
+    let mut crew = Crew::new("message", 1);
+    lane.pulled(PullEvent::AllDead { credits: 1, why: PullEnd::Denied("no right".to_owned()) }, &mut crew);
+    assert!(lane.pulls_denied);
+    assert!(lane.pull_not_before.is_some(), "not again at once");
+    lane.pulled(PullEvent::GivenBack(1), &mut crew);
+    assert!(!lane.pulls_denied);
+}
