@@ -73,13 +73,14 @@ impl CallError {
         }
     }
 
-    /// Whether the API server is not there, or cannot work: what passes by itself and concerns every call.
+    /// Whether the API server is not there, cannot work, or does not know us: what concerns every call, whatever is
+    /// asked.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Refused(status) => status.code >= 500,
-            Self::Timeout(_) | Self::Connection(_) => true,
-            Self::Expired | Self::Decode(_) | Self::Auth(_) => false,
+            Self::Refused(status) => status.code >= 500 || status.code == 401,
+            Self::Timeout(_) | Self::Connection(_) | Self::Auth(_) => true,
+            Self::Expired | Self::Decode(_) => false,
         }
     }
 

@@ -295,3 +295,10 @@ async fn a_lease_that_changed_is_a_conflict_and_a_missing_namespace_is_not() {
     assert_eq!(mock.cluster.replace_lease("ns", "l", 4, &claim("me"), SOON).await.unwrap(), LeaseWrite::Conflict);
     assert_eq!(mock.cluster.create_lease("ns", "l", &claim("me"), SOON).await.unwrap(), LeaseWrite::Conflict);
 }
+
+#[test]
+fn who_is_not_known_is_cut_off_like_who_is_not_answered() {
+    let is_outage = |code| CallError::refused(code, b"", None).is_outage();
+    assert_eq!([401, 500, 503].map(is_outage), [true; 3]);
+    assert_eq!([400, 403, 404, 409, 429].map(is_outage), [false; 5]);
+}

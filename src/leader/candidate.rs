@@ -159,8 +159,8 @@ fn say_cut_off(place: &Place, cut_off: bool, reached: &mut Option<bool>) {
 /// What keeps the Lease from being read and written, and what of it was said.
 #[derive(Default)]
 struct Trouble {
-    /// The API server cannot be asked just now.
-    down: bool,
+    /// Why the API server cannot be asked just now.
+    down: Option<String>,
     said: bool,
     lack: Option<Lack>,
 }
@@ -169,7 +169,7 @@ impl Trouble {
     /// How a call ended. What is refused for want of a right is told by the election, once it believes it.
     fn called(&mut self, place: &Place, error: Option<&CallError>) {
         let Place { namespace, name, .. } = place;
-        self.down = error.is_some_and(CallError::is_outage);
+        self.down = error.filter(|error| error.is_outage()).map(ToString::to_string);
         match error {
             Some(error) if error.status().and_then(denied).is_some() => {
                 tracing::debug!(lease = name, namespace, error = %error, "the Lease is refused");
@@ -205,13 +205,14 @@ impl Trouble {
     }
 
     fn show(&self, state: &watch::Sender<LeaseState>) {
-        let next = match (&self.lack, self.down) {
+        let next = match (&self.lack, &self.down) {
             // Who cannot be asked may have another answer by now.
-            (_, true) => {
-                LeaseState { candidacy: Candidacy::ApiDown, detail: "the Lease cannot be read or written".to_owned() }
-            }
-            (Some(lack), false) => LeaseState { candidacy: Candidacy::Refused, detail: lack.detail() },
-            (None, false) => LeaseState::default(),
+            (_, Some(why)) => LeaseState {
+                candidacy: Candidacy::ApiDown,
+                detail: format!("the Lease cannot be read or written: {why}"),
+            },
+            (Some(lack), None) => LeaseState { candidacy: Candidacy::Refused, detail: lack.detail() },
+            (None, None) => LeaseState::default(),
         };
         state.send_if_modified(|known| {
             let changed = *known != next;

@@ -10,6 +10,7 @@
     missing_docs
 )]
 
+mod answers;
 mod burst;
 mod churn;
 mod election;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use crate::gate::Reason;
 use crate::jetstream::{Connection, NatsOptions, Retention, StreamFacts};
 use crate::message::{OnDoubt, Record, Says, Terms};
 use crate::sensor::limiter::Limiter;
@@ -154,6 +155,23 @@ async fn a_sequence_that_comes_with_another_time_is_a_sign_too() {
     assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "what is in hand hears of it");
     assert!(lane.has_forgotten(&before), "a nak of it may concern another's");
     assert!(!lane.has_forgotten(&delivery(8, 1, 2, clock::now())));
+}
+
+#[tokio::test]
+async fn what_an_older_pull_brings_is_not_tried_where_the_target_refuses() {
+    let mut lane = lane().await;
+    let mut crew = Crew::new("message", 16);
+    let now = clock::now();
+    let block = |after| Some(LocalBlock::new(Reason::ApiThrottled, String::new(), Some(after), now));
+    lane.block = block(Duration::from_secs(60));
+    lane.delivered(delivery(8, 1, 2, now), &mut crew);
+    assert_eq!(lane.credits.busy(), 0, "it goes back");
+    lane.block = block(Duration::ZERO);
+    lane.delivered(delivery(9, 1, 3, now), &mut crew);
+    assert_eq!(lane.credits.busy(), 1, "one is tried");
+    lane.delivered(delivery(10, 1, 4, now), &mut crew);
+    assert_eq!(lane.credits.busy(), 1, "one at a time");
+    crew.abort().await;
 }
 
 #[tokio::test]
