@@ -183,9 +183,10 @@ fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Broken {
 }
 
 fn replied(reply: &Reply) -> Result<Response<Body>, Broken> {
-    let (kind, body) = match &reply.body {
-        Value::String(page) => ("text/html", page.clone()),
-        json => ("application/json", json.to_string()),
+    let (kind, body) = if let Value::String(page) = &reply.body {
+        ("text/html", page.clone())
+    } else {
+        ("application/json", reply.body.to_string())
     };
     let mut response = Response::builder().status(reply.status).header(header::CONTENT_TYPE, kind);
     for (name, value) in &reply.headers {

@@ -38,7 +38,10 @@ fn rules() -> Value {
 /// Denies the first messages, each with a reason of its own.
 async fn policy(stage: &Stage<'_>, beside: &str) {
     let name = &stage.namespace;
-    let validation = |(id, reason): (usize, &&str)| json!({"expression": format!("!({})", is(id)), "message": "exceeded quota: none", "reason": reason});
+    let validation = |(id, reason): (usize, &&str)| {
+        let denies = format!("!({})", is(id));
+        json!({"expression": denies, "message": "exceeded quota: none", "reason": reason})
+    };
     let validations: Vec<Value> = REASONS.iter().enumerate().map(validation).collect();
     let policy = json!({
         "apiVersion": format!("{GROUP}/v1"),
