@@ -407,7 +407,9 @@ impl Lane {
             Arrival::Copy => return,
             Arrival::New | Arrival::Reused => {}
         }
-        let refuses = self.stopping.is_some() || delivery.above_credit || crew.room() == 0;
+        // A pull that was sent before the target refused may still bring some: one at a time is tried.
+        let blocked = self.block.as_ref().is_some_and(|block| !block.may_probe(now));
+        let refuses = blocked || self.stopping.is_some() || delivery.above_credit || crew.room() == 0;
         let credit = if refuses { None } else { self.credits.take(now) };
         let Some(credit) = credit else {
             self.return_late(delivery, crew);

@@ -6,8 +6,9 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -27,6 +28,8 @@ mod tls;
 pub enum Action {
     /// Nothing; it is only counted.
     Count,
+    /// Nothing; it is counted and kept for [`Rule::kept`].
+    Keep,
     /// It is passed on later.
     DelayBefore(Duration),
     /// The answer is given later.
@@ -44,33 +47,78 @@ pub enum Action {
     /// It is not passed on: the connection is reset.
     Cut,
     /// It is not passed on: this is the answer.
-    Answer {
-        /// The status code.
-        status: StatusCode,
-        /// Headers such as `Retry-After`, beside the content type of JSON.
-        headers: Vec<(String, String)>,
-        /// The body.
-        body: Value,
-    },
+    Answer(Reply),
+    /// It is passed on, and when the API server has answered, this is the answer instead.
+    AnswerAfter(Reply),
 }
 
 impl Action {
     /// An answer as the API server gives it.
     pub fn status(status: StatusCode, reason: &str, message: &str) -> Self {
-        Self::Answer {
-            status,
-            headers: Vec::new(),
-            body: serde_json::json!({
-                "kind": "Status",
-                "apiVersion": "v1",
-                "metadata": {},
-                "status": "Failure",
-                "reason": reason,
-                "message": message,
-                "code": status.as_u16(),
-            }),
-        }
+        Self::Answer(Reply::status(status, reason, message))
     }
+}
+
+/// An answer in the API server's place.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status code.
+    pub status: StatusCode,
+    /// Headers such as `Retry-After`, beside the content type.
+    pub headers: Vec<(String, String)>,
+    /// The body: JSON, or where it is a text, that text as a page of HTML.
+    pub body: Value,
+}
+
+impl Reply {
+    /// As the API server gives it.
+    pub fn status(status: StatusCode, reason: &str, message: &str) -> Self {
+        let body = serde_json::json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "reason": reason,
+            "message": message,
+            "code": status.as_u16(),
+        });
+        Self { status, headers: Vec::new(), body }
+    }
+
+    /// As something on the way gives it that knows nothing of Kubernetes.
+    pub fn page(status: StatusCode, text: &str) -> Self {
+        Self { status, headers: Vec::new(), body: Value::String(text.to_owned()) }
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the details of a `Status`: the object that is meant.
+    #[must_use]
+    pub fn details(mut self, group: &str, plural: &str, name: &str) -> Self {
+        if let Some(status) = self.body.as_object_mut() {
+            let details = serde_json::json!({"group": group, "kind": plural, "name": name});
+            status.insert("details".to_owned(), details);
+        }
+        self
+    }
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// The body.
+    pub body: Bytes,
+    /// When it was here.
+    pub at: Instant,
 }
 
 /// Which requests are meant.
@@ -158,6 +206,11 @@ impl Rule {
         *self.set.hits.borrow()
     }
 
+    /// The requests that [`Action::Keep`] kept, in the order in which they came.
+    pub fn kept(&self) -> Vec<Kept> {
+        self.set.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until it has acted on so many.
     pub async fn until_hits(&self, count: u64, limit: Duration) -> Result<()> {
         let mut hits = self.set.hits.subscribe();
@@ -200,6 +253,17 @@ struct Set {
     under_way: AtomicU64,
     most: AtomicU64,
     released: watch::Sender<bool>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+impl Set {
+    fn keep(&self, method: &Method, target: &str, body: &Bytes) {
+        if matches!(self.action, Action::Keep) {
+            let kept =
+                Kept { method: method.clone(), target: target.to_owned(), body: body.clone(), at: Instant::now() };
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -211,7 +275,7 @@ impl Rules {
     }
 
     /// The rules that act on this request, in the order in which they were made; each is counted.
-    fn acting(&self, method: &Method, target: &str, body: &[u8]) -> Vec<Arc<Set>> {
+    fn acting(&self, method: &Method, target: &str, body: &Bytes) -> Vec<Arc<Set>> {
         let mut acting = Vec::new();
         for set in self.lock().iter() {
             if !set.matching.fits(method, target, body) {
@@ -222,6 +286,7 @@ impl Rules {
                 continue;
             };
             if set.matching.times.is_none_or(|times| number < times) {
+                set.keep(method, target, body);
                 acting.push(Arc::clone(set));
             }
         }
@@ -284,6 +349,7 @@ impl HttpFaultProxy {
             under_way: AtomicU64::new(0),
             most: AtomicU64::new(0),
             released: watch::Sender::new(false),
+            kept: Mutex::default(),
         });
         self.inner.rules.lock().push(Arc::clone(&set));
         Rule { set, rules: Arc::clone(&self.inner.rules) }

@@ -10,6 +10,7 @@
     missing_docs
 )]
 
+mod answers;
 mod bad_settings;
 mod burst;
 mod churn;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::json;
-use testbed::http_proxy::{Action, Matching};
+use testbed::http_proxy::{Action, Matching, Reply};
 use testbed::{ControlPlane, Finisher, HttpFaultProxy, Nats, Pace, Resource, wait};
 
 use crate::support::{LONG, Stage};
@@ -18,7 +18,7 @@ fn late_refusal() -> Action {
             count/workflows.argoproj.io=20",
         "details": {"name": "order-x", "group": "argoproj.io", "kind": "workflows"},
     });
-    Action::Answer { status: StatusCode::FORBIDDEN, headers: Vec::new(), body }
+    Action::Answer(Reply { status: StatusCode::FORBIDDEN, headers: Vec::new(), body })
 }
 
 /// What the API server says where two creates charge the quota at once.
@@ -29,7 +29,7 @@ fn lost_race() -> Action {
             apply your changes to the latest version and try again",
         "details": {"name": "team", "kind": "resourcequotas"},
     });
-    Action::Answer { status: StatusCode::CONFLICT, headers: Vec::new(), body }
+    Action::Answer(Reply { status: StatusCode::CONFLICT, headers: Vec::new(), body })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,8 +87,10 @@ impl Machine {
             }
             Answer::Unauthorized => self.blocked(Block::Unauthorized, Why::Unauthorized, actions),
             Answer::Poison(reason, text) => self.bury(reason, text, actions),
-            Answer::Throttled { after } => {
-                actions.push(Action::Block(Block::Throttled { after }));
+            Answer::Throttled { after: asked } => {
+                actions.push(Action::Block(Block::Throttled { after: asked }));
+                // Nobody is obeyed for a day.
+                self.asked_until = asked.map(|asked| after(now, asked.min(retry::GROWING_CAP)));
                 self.unanswered(ordered, actions);
             }
             Answer::Unknown { text: _ } => self.unanswered(ordered, actions),

@@ -28,6 +28,7 @@
 //! Rules that the picture does not show:
 //! - The number of a create without a definite answer stays open until a lookup that began P after the create was
 //!   ordered found the object or nothing. That goes on when the message itself is lost: the number outlives the hold.
+//! - Where the API server asks for a longer pause than P with its 429, the message goes back for the rest of it.
 //! - A nak or in-progress that arrives late would concern somebody else's delivery. Both are sent only while the
 //!   message is surely ours: `ack_wait` from the send of the pull, or of the last confirmed in-progress. An ack may be
 //!   late: then its effect is there all the same.
@@ -82,6 +83,8 @@ pub struct Machine {
     /// The refusal that is being tried again.
     refusal: Option<QuotaRefusal>,
     dead: Option<(DeadReason, String)>,
+    /// The API server wants no create before.
+    asked_until: Option<Instant>,
     tries: Tries,
 }
 
@@ -201,6 +204,7 @@ impl Machine {
             refused_at: None,
             refusal: None,
             dead: None,
+            asked_until: None,
             tries: Tries::default(),
         }
     }

@@ -74,6 +74,16 @@ impl Machine {
         self.stop.or_else(|| self.no_longer_ours()).or_else(|| lease_over.then_some(Why::LeaseOver))
     }
 
+    /// Returns the message for as long as the API server still wants to be left alone: who waits elsewhere has more use
+    /// for the number.
+    fn leaves_as_asked(&mut self, now: Instant, actions: &mut Actions) -> bool {
+        let Some(rest) = self.asked_until.take().and_then(|until| until.checked_duration_since(now)) else {
+            return false;
+        };
+        self.give_up(Why::NoAnswer, rest + retry::short(self.handed.delivered, self.seed), actions);
+        true
+    }
+
     fn render(&mut self, actions: &mut Actions) {
         self.state = State::Calling(Call::Render);
         actions.push(Action::Render);
@@ -99,7 +109,7 @@ impl Machine {
             (Looked::Absent, Look::Refused) => self.absent_after_refusal(facts, now, actions),
             (Looked::Absent, Look::Redelivered | Look::Taken | Look::Unanswered) => {
                 // From here on nothing of ours is under way, so the number may go back.
-                if !self.leaves_or_is_done(facts, now, actions) {
+                if !self.leaves_or_is_done(facts, now, actions) && !self.leaves_as_asked(now, actions) {
                     if facts.record_version.is_some() {
                         self.read_version(actions);
                     } else {

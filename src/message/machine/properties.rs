@@ -271,7 +271,7 @@ impl Dice {
             8 => Answer::Poison(DeadReason::InvalidObject, text),
             9 => Answer::TargetRefused { what: RefusedWhat::Kind, text },
             10 => Answer::Unauthorized,
-            11 => Answer::Throttled { after: None },
+            11 => Answer::Throttled { after: Some(P * 2).filter(|_| self.below(2) == 0) },
             12 => Answer::Unknown { text },
             _ => Answer::Again { text },
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use crate::gate::Reason;
 use crate::jetstream::{Connection, NatsOptions, Retention, StreamFacts};
 use crate::message::{OnDoubt, Record, Says, Terms};
 use crate::sensor::limiter::Limiter;
@@ -195,6 +196,23 @@ async fn nothing_is_handed_out_while_the_stream_is_not_known() {
     let question = lane.stream_question(now).unwrap();
     lane.stream_answered(question, Ok(stream(CREATED)));
     assert_eq!(lane.shared.standing(), Standing::Stands);
+}
+
+#[tokio::test]
+async fn what_an_older_pull_brings_is_not_tried_where_the_target_refuses() {
+    let mut lane = lane().await;
+    let mut crew = Crew::new("message", 16);
+    let now = clock::now();
+    let block = |after| Some(LocalBlock::new(Reason::ApiThrottled, String::new(), Some(after), now));
+    lane.block = block(Duration::from_secs(60));
+    lane.delivered(delivery(8, 1, 2, now), &mut crew);
+    assert_eq!(lane.credits.busy(), 0, "it goes back");
+    lane.block = block(Duration::ZERO);
+    lane.delivered(delivery(9, 1, 3, now), &mut crew);
+    assert_eq!(lane.credits.busy(), 1, "one is tried");
+    lane.delivered(delivery(10, 1, 4, now), &mut crew);
+    assert_eq!(lane.credits.busy(), 1, "one at a time");
+    crew.abort().await;
 }
 
 #[tokio::test]

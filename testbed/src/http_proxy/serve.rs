@@ -14,10 +14,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 
-use super::{Action, Inner, Set};
+use super::{Action, Inner, Reply, Set};
 use crate::error::{Error, Result};
 use crate::tasks;
 
@@ -82,18 +83,17 @@ impl Upstream {
                 Action::DelayBefore(delay) => tokio::time::sleep(*delay).await,
                 Action::HoldBefore => set.until_released().await,
                 Action::Cut => return Err(broken("cut")),
-                Action::Answer { status, headers, body } => {
-                    let mut response =
-                        Response::builder().status(*status).header(header::CONTENT_TYPE, "application/json");
-                    for (name, value) in headers {
-                        response = response.header(name, value);
-                    }
-                    return response.body(whole(Bytes::from(body.to_string()))).map_err(broken);
-                }
+                Action::Answer(reply) => return replied(reply),
                 Action::Via(address) => {
                     via.get_or_insert(*address);
                 }
-                Action::Count | Action::DelayAfter(_) | Action::HoldAfter | Action::HoldBody | Action::DropReply => {}
+                Action::Count
+                | Action::Keep
+                | Action::DelayAfter(_)
+                | Action::HoldAfter
+                | Action::HoldBody
+                | Action::DropReply
+                | Action::AnswerAfter(_) => {}
             }
         }
         let upstream = via.unwrap_or(self.inner.upstream);
@@ -109,12 +109,17 @@ impl Upstream {
                     response.into_body().collect().await.map_err(broken)?;
                     return Err(broken("reply dropped"));
                 }
+                Action::AnswerAfter(reply) => {
+                    response.into_body().collect().await.map_err(broken)?;
+                    return replied(reply);
+                }
                 Action::Count
+                | Action::Keep
                 | Action::DelayBefore(_)
                 | Action::HoldBefore
                 | Action::Via(_)
                 | Action::Cut
-                | Action::Answer { .. } => {}
+                | Action::Answer(_) => {}
             }
         }
         Ok(response.map(|body| match held {
@@ -175,6 +180,19 @@ impl Set {
 
 fn broken(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Broken {
     Broken::other(why)
+}
+
+fn replied(reply: &Reply) -> Result<Response<Body>, Broken> {
+    let (kind, body) = if let Value::String(page) = &reply.body {
+        ("text/html", page.clone())
+    } else {
+        ("application/json", reply.body.to_string())
+    };
+    let mut response = Response::builder().status(reply.status).header(header::CONTENT_TYPE, kind);
+    for (name, value) in &reply.headers {
+        response = response.header(name, value);
+    }
+    response.body(whole(Bytes::from(body))).map_err(broken)
 }
 
 fn whole(body: Bytes) -> Body {

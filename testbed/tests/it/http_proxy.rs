@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use http::StatusCode;
 use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
 use serde_json::json;
-use testbed::http_proxy::{Action, Matching};
+use testbed::http_proxy::{Action, Matching, Reply};
 use testbed::{ControlPlane, FaultProxy, HttpFaultProxy, Login, Resource};
 
 use crate::SOON;
@@ -72,6 +72,23 @@ async fn an_answer_in_the_api_servers_place_leaves_nothing_behind() {
     bed.create("w").await.unwrap();
     assert_eq!(rule.hits(), 2);
     assert_eq!(bed.names().await, ["w"]);
+}
+
+#[tokio::test]
+async fn an_answer_instead_of_the_api_servers_leaves_its_object_behind_and_requests_are_kept() {
+    let bed = bed().await;
+    let book = bed.proxy.rule(Matching::any().target("/widgets"), Action::Keep);
+    let page = Reply::page(StatusCode::GATEWAY_TIMEOUT, "<html>late</html>").header("Retry-After", "7");
+    let rule = bed.proxy.rule(Matching::post("/widgets").once(), Action::AnswerAfter(page));
+    let error = bed.create("w").await.unwrap_err();
+    assert!(matches!(&error, kube::Error::Api(status) if status.code == 504), "{error}");
+    assert_eq!(rule.hits(), 1);
+    assert_eq!(bed.names().await, ["w"]);
+    bed.api.get("w").await.unwrap();
+    let kept = book.kept();
+    assert_eq!(kept.iter().map(|kept| kept.method.as_str()).collect::<Vec<_>>(), ["POST", "GET"]);
+    assert!(kept[1].target.ends_with("/widgets/w") && kept[0].at <= kept[1].at);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&kept[0].body).unwrap()["metadata"]["name"], "w");
 }
 
 #[tokio::test]

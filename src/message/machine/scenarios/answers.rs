@@ -175,6 +175,27 @@ fn a_create_that_made_nothing_is_made_again_by_the_rule_of_the_record() {
 }
 
 #[test]
+fn a_pause_that_the_api_server_asks_for_is_kept() {
+    let asked = |after| Event::Refused(Answer::Throttled { after });
+    for (after, rest) in [(secs(25), secs(15)), (secs(86_400), secs(50))] {
+        let mut bench = Bench::fresh().created_is_ordered();
+        bench.on(asked(Some(after)));
+        assert_eq!(bench.wait(), [Action::Lookup, Action::Progress], "the number is resolved after P all the same");
+        assert_eq!(bench.on(Event::ProgressConfirmed), []);
+        assert_eq!(bench.clone_for(mine()), [MADE, Action::Ack]);
+        let nak = Action::Nak(rest + retry::short(1, id().seed()));
+        assert_eq!(bench.on(absent()), [RETURN, nak], "and used by others");
+        bench.naks_for(Why::NoAnswer);
+    }
+    // Over by then.
+    let mut bench = Bench::fresh().created_is_ordered();
+    bench.on(asked(Some(secs(5))));
+    bench.wait();
+    bench.on(Event::ProgressConfirmed);
+    assert_eq!(bench.on(absent()), [Action::ReadVersion]);
+}
+
+#[test]
 fn the_number_is_resolved_also_when_the_message_is_lost() {
     let mut bench = Bench::fresh().created_is_ordered();
     bench.on(Event::NoAnswer);
