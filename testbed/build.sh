@@ -175,7 +175,10 @@ progress_of() {
   local done downloaded
   done=$(grep -vc '^go: ' "$2" || true)
   downloaded=$(grep -c '^go: downloading' "$2" || true)
-  if [ "$done" -eq 0 ]; then
+  if [ "$done$downloaded" = 00 ]; then
+    # Where Go's caches have it all, which only has to be put together.
+    echo "nothing to download or to compile so far"
+  elif [ "$done" -eq 0 ]; then
     echo "$downloaded modules downloaded so far"
   else
     echo "$done of about $(packages_of "$1") packages compiled"

@@ -19,6 +19,7 @@ if [ "$1" = env ]; then echo go1.26.0; exit; fi
 echo "${PWD##*/} GOTOOLCHAIN=$GOTOOLCHAIN GOFLAGS=$GOFLAGS GOWORK=$GOWORK CGO_ENABLED=$CGO_ENABLED $*" >>"$CALLS"
 while [ "$1" != -o ]; do shift; done
 out=$2; shift 2
+until [ ! -e "$HOLD-start" ]; do sleep 0.05; done
 echo "go: downloading example.com/module v1.0.0"
 until [ ! -e "$HOLD-download" ]; do sleep 0.05; done
 for package; do
@@ -302,7 +303,7 @@ fn each_group_asks_for_the_tools_of_its_module() {
 #[test]
 fn a_long_build_tells_how_far_it_is() {
     let place = Place::new(true);
-    for held in ["hold", "hold-download"] {
+    for held in ["hold-start", "hold-download", "hold"] {
         fs::write(place.path(held), "").unwrap();
     }
     let mut build = place.script(&["nats"]).env("JETGATE_TESTBED_PROGRESS", "0").spawn().unwrap();
@@ -316,6 +317,8 @@ fn a_long_build_tells_how_far_it_is() {
             all.push(line.unwrap_or_else(|error| panic!("no {wanted:?}, {error}: {all:?}")));
         }
     };
+    until("nats: nothing to download or to compile so far, 0 min ");
+    fs::remove_file(place.path("hold-start")).unwrap();
     until("nats: 1 modules downloaded so far, 0 min ");
     fs::remove_file(place.path("hold-download")).unwrap();
     until("nats: 1 of about 250 packages compiled, 0 min ");
