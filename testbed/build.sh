@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Builds the programs that tests, demo and benchmarks run against from their pinned Go modules (testbed/go/*),
-# once per user: finished binaries live in the cache folder, keyed by a hash of go.mod, go.sum and the flags.
+# once per user: finished binaries live in the cache folder, keyed by a hash of go.mod, go.sum and all that Go is told.
 #
 #   testbed/build.sh [GROUP ...]     groups: kube nats (the default), helm, promtool
 #
 # Prints one line per group on standard error; on standard output, for each group, `GROUP FOLDER`.
 # JETGATE_TESTBED_BIN=FOLDER uses ready binaries of that folder instead and builds nothing.
+# JETGATE_TESTBED_PROGRESS=SECONDS is for tests: how often the progress is told.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/jetgate/testbed
 kube_version=v1.37.1
+progress_every=${JETGATE_TESTBED_PROGRESS:-15}
 
 say() { printf 'testbed: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -56,6 +58,15 @@ ldflags_of() {
   fi
   echo "$flags"
 }
+# Sets what decides, beside go.mod and go.sum, what a build makes. Both the build and its key are made of these, so that
+# whoever changes one of them finds no program that was built without it.
+recipe_of() {
+  local name
+  environment=(GOTOOLCHAIN=local GOFLAGS= GOWORK=off CGO_ENABLED=0)
+  arguments=(-mod=readonly -trimpath -buildvcs=false -ldflags "$(ldflags_of "$1")")
+  packages=()
+  for name in $(binaries_of "$1"); do packages+=("$(package_of "$name")"); done
+}
 
 ensure_go() {
   if command -v go >/dev/null 2>&1; then
@@ -100,9 +111,12 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 build_group() {
-  local group=$1 names key target
+  local group=$1 names key target environment arguments packages
   names=$(binaries_of "$group")
-  key=$(cd "$here/go/$group" && { cat go.mod go.sum; ldflags_of "$group"; uname -sm; } | sha256sum | cut -c1-16)
+  recipe_of "$group"
+  key=$(cd "$here/go/$group" && cat go.mod go.sum && uname -sm &&
+    printf '%s\n' "${environment[@]}" "${arguments[@]}" "${packages[@]}") || die "the module $here/go/$group cannot be read"
+  key=$(printf '%s' "$key" | sha256sum | cut -c1-16)
   target=$cache/$group-$key
   if [ ! -d "$target" ]; then
     mkdir -p "$cache"
@@ -116,26 +130,25 @@ build_group() {
 }
 
 compile_group() {
-  local group=$1 names=$2 prefix=$3 target=$4 name packages=() start=$SECONDS last=0
+  local group=$1 names=$2 prefix=$3 target=$4 name start=$SECONDS last=0
   ensure_go
   # What a killed build left, which could not clean up: nobody else has the lock.
   rm -rf "$prefix".?????? "$prefix".??????.log "$prefix".??????.work
   build_tmp=$(mktemp -d "$prefix.XXXXXX")
   mkdir "$build_tmp.work"
   say "building $names from pinned Go modules, once: $(estimate_of "$group")"
-  for name in $names; do packages+=("$(package_of "$name")"); done
   # Job control gives it a process group of its own, so that an interrupt reaches go and its children through clean_up.
   set -m
   (
     cd "$here/go/$group"
-    GOTOOLCHAIN=local GOFLAGS= GOWORK=off CGO_ENABLED=0 GOTMPDIR=$build_tmp.work exec go build -v -mod=readonly -trimpath -buildvcs=false \
-      -ldflags "$(ldflags_of "$group")" -o "$build_tmp/" "${packages[@]}"
+    export "${environment[@]}" "GOTMPDIR=$build_tmp.work"
+    exec go build -v "${arguments[@]}" -o "$build_tmp/" "${packages[@]}"
   ) >"$build_tmp.log" 2>&1 </dev/null 9>&- &
   build_pid=$!
   set +m
   while kill -0 "$build_pid" 2>/dev/null; do
     sleep 0.5
-    if [ $((SECONDS - start - last)) -ge 15 ]; then
+    if [ $((SECONDS - start - last)) -ge "$progress_every" ]; then
       last=$((SECONDS - start))
       say "$group: $(progress_of "$group" "$build_tmp.log"), $((last / 60)) min $((last % 60)) s"
     fi
@@ -162,7 +175,10 @@ progress_of() {
   local done downloaded
   done=$(grep -vc '^go: ' "$2" || true)
   downloaded=$(grep -c '^go: downloading' "$2" || true)
-  if [ "$done" -eq 0 ]; then
+  if [ "$done$downloaded" = 00 ]; then
+    # Where Go's caches have it all, which only has to be put together.
+    echo "nothing to download or to compile so far"
+  elif [ "$done" -eq 0 ]; then
     echo "$downloaded modules downloaded so far"
   else
     echo "$done of about $(packages_of "$1") packages compiled"

@@ -206,3 +206,38 @@ impl fmt::Display for Verdict {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "tests")]
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    /// The most alive at once of a referee whose watch began with so many, and whose quorum list then held so many.
+    fn most_alive(watched: usize, listed: usize) -> usize {
+        let mut tally = Tally::new(Instant::now());
+        let object = |number| {
+            let name = Some(format!("{number}"));
+            ObjectMeta { uid: name.clone(), name, ..Default::default() }
+        };
+        tally.replaced((0..watched).map(object).collect());
+        tally.listed(listed);
+        tally.listed(0);
+        let referee = Referee {
+            tally: watch::channel(tally).1,
+            resource: Resource::widgets(),
+            namespace: "any".to_owned(),
+            _watching: Task::start(async {}),
+            _listing: Task::start(async {}),
+        };
+        referee.verdict(&Audit::default(), "example.com/cause", [""; 0]).most_alive
+    }
+
+    #[test]
+    fn either_pair_of_eyes_counts_for_the_most_alive() {
+        assert_eq!(most_alive(2, 3), 3, "the watch missed one");
+        assert_eq!(most_alive(3, 2), 3, "no list was made in time");
+    }
+}

@@ -178,12 +178,19 @@ impl Tally {
         }
     }
 
+    /// A quorum list held so many.
+    pub(super) fn listed(&mut self, count: usize) {
+        self.lists += 1;
+        self.most_listed = self.most_listed.max(count);
+    }
+
     fn note(&mut self) {
         self.most_watched = self.most_watched.max(self.alive.len());
         self.timeline.push((self.began.elapsed(), self.alive.len()));
     }
 
-    fn replaced(&mut self, list: Vec<ObjectMeta>) {
+    /// What is alive by a list, with which the watch begins.
+    pub(super) fn replaced(&mut self, list: Vec<ObjectMeta>) {
         let present: BTreeSet<String> = list.iter().filter_map(|meta| meta.uid.clone()).collect();
         // The gone ones first: both at once would make more alive than ever were.
         let gone: Vec<String> = self.alive.difference(&present).cloned().collect();
@@ -283,10 +290,7 @@ pub(super) async fn list(config: kube::Config, resource: ApiResource, namespace:
         let params = ListParams::default();
         let list = tokio::time::timeout(Duration::from_secs(10), api.list_metadata(&params)).await;
         if let Ok(Ok(list)) = list {
-            tally.send_modify(|tally| {
-                tally.lists += 1;
-                tally.most_listed = tally.most_listed.max(list.items.len());
-            });
+            tally.send_modify(|tally| tally.listed(list.items.len()));
         }
         tokio::time::sleep(LIST_EVERY).await;
     }

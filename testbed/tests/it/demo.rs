@@ -18,6 +18,35 @@ fn sensor() -> PathBuf {
     path
 }
 
+/// A row of the table.
+#[derive(Debug)]
+struct Row {
+    live: u64,
+    limit: String,
+    gate: String,
+    waiting: String,
+    created: u64,
+}
+
+/// Every row, in order; what is told between them is no row.
+fn rows(told: &str) -> Vec<Row> {
+    let row = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [time, used, live, limit, gate @ .., waiting, created] = words.as_slice() else { return None };
+        let number = |word: &str| word.parse::<u64>().ok();
+        time.strip_suffix('s')?.parse::<f64>().ok()?;
+        number(used).or((*used == "-").then_some(0))?;
+        Some(Row {
+            live: number(live)?,
+            limit: (*limit).to_owned(),
+            gate: gate.join(" "),
+            waiting: (*waiting).to_owned(),
+            created: number(created)?,
+        })
+    };
+    told.lines().filter_map(row).collect()
+}
+
 async fn demo(sensor: &Path, options: &[&str]) -> Output {
     let run = tokio::process::Command::new(env!("CARGO_BIN_EXE_demo"))
         .arg("--sensor")
@@ -44,6 +73,24 @@ async fn it_keeps_every_promise_with_all_faults() {
     {
         assert_eq!(summary[key], value, "{key}\n{summary:#}\n{told}");
     }
+    // The summary's other half: the sensor was held up by the limit, and refused as often as the log of requests says.
+    assert!(summary["blocked_seconds"]["at_limit"].as_f64().unwrap() > 0.0, "{summary:#}\n{told}");
+    let refused = summary["posts"].get("403").cloned().unwrap_or_else(|| json!(0));
+    assert_eq!(summary["refusals"], refused, "{summary:#}\n{told}");
+    assert!(summary["seconds_to_first_message"].as_f64().unwrap() > 0.0, "{summary:#}\n{told}");
+    let said =
+        told.split_once("\nreferee: 24 created, 0 lost, 0 doubled, most alive at once 19, blocked for ").unwrap().1;
+    assert!(said.contains(&format!(" s, {refused} refusals\n  messages   24 published, the first one ")), "{told}");
+    // The table, as things change: from nothing, over the limit, to the end.
+    let heading = "  time   used   live  limit  gate                       waiting  created\n";
+    let (_, table) = told.split_once(heading).unwrap();
+    let rows = rows(table);
+    let is_full = |row: &Row| row.gate == "blocked: at_limit" && (row.live, row.limit.as_str()) == (19, "19");
+    assert!(rows.iter().any(|row| is_full(row) && row.created == 19), "{told}");
+    assert!(rows.is_sorted_by_key(|row| row.created), "{told}");
+    assert!(rows.iter().any(|row| row.gate == "open"), "{told}");
+    let last = rows.last().unwrap();
+    assert_eq!((last.created, last.waiting.as_str()), (24, "0"), "{told}");
 }
 
 /// The same sensor, told by its environment to use more of the quota than the demo allows it.

@@ -24,6 +24,8 @@ async fn the_verdict_names_what_is_lost_and_doubled() {
     let referee = Referee::watch(plane, &widgets, &namespace).await.unwrap();
     make(plane, &namespace, "a", "1").await;
     make(plane, &namespace, "b", "2").await;
+    // The second pair of eyes sees both, too.
+    referee.until("a list of both", SOON, |tally| tally.most_listed() == 2).await.unwrap();
     plane.delete(&widgets, &namespace, "a").await.unwrap();
     make(plane, &namespace, "a", "1").await;
     referee.until_created(3, SOON).await.unwrap();
@@ -79,6 +81,8 @@ async fn the_referee_goes_on_after_a_restart_and_finds_what_it_missed() {
     make(&plane, &namespace, "before", "1").await;
     referee.until_created(1, SOON).await.unwrap();
     plane.apiserver().process().restart().await.unwrap();
+    let lists = referee.tally().lists();
+    referee.until("a list after the restart", SOON, |tally| tally.lists() > lists).await.unwrap();
     make(&plane, &namespace, "after", "2").await;
     plane.delete(&widgets, &namespace, "before").await.unwrap();
     referee.until_created(2, SOON).await.unwrap();

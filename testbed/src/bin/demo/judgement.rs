@@ -22,6 +22,7 @@ pub(crate) struct Judgement {
     codes: BTreeMap<u16, usize>,
     dead_letters: u64,
     blocked: BTreeMap<String, f64>,
+    began: Duration,
     took: Duration,
     seed: u64,
     // Whether connections to the API server were.
@@ -80,6 +81,7 @@ pub(crate) async fn judge(stage: &Stage, told: Told) -> Result<Judgement> {
         codes: stage.plane.audit()?.post_codes(&resource, stage.namespace()),
         dead_letters,
         blocked: told.last.blocked.by_reason().into_iter().filter(|(_, seconds)| *seconds >= 0.05).collect(),
+        began: told.began,
         took: told.took,
         seed: stage.options.seed,
         was_cut: stage.options.breaks(Fault::Api),
@@ -138,8 +140,9 @@ impl Judgement {
             verdict.refusals_403
         ));
         screen.say(&format!(
-            "  messages   {} published, {} dead letters, last one acknowledged after {:.1} s",
+            "  messages   {} published, the first one {:.1} s after the start, {} dead letters, last one acknowledged {:.1} s later",
             self.messages,
+            self.began.as_secs_f64(),
             self.dead_letters,
             self.took.as_secs_f64()
         ));
@@ -187,6 +190,7 @@ impl Judgement {
             "posts": self.codes,
             "dead_letters": self.dead_letters,
             "blocked_seconds": self.blocked,
+            "seconds_to_first_message": self.began.as_secs_f64(),
             "seconds": self.took.as_secs_f64(),
             "seed": self.seed,
         })

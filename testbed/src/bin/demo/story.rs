@@ -18,6 +18,8 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 /// What is left when the story is told.
 pub(crate) struct Told {
     pub(crate) last: Sight,
+    /// From the start of the demo to the first message.
+    pub(crate) began: Duration,
     /// From the first message to the last acknowledgement.
     pub(crate) took: Duration,
     /// Why it was not told to its end.
@@ -43,7 +45,7 @@ pub(crate) async fn tell(stage: &Stage, screen: &Screen) -> Told {
     screen.row(&last, true);
     screen.event("the sensor is told to stop (SIGTERM)");
     let bad_end = stage.sensor.stop().await.err();
-    Told { last, took, stuck: stuck.map(|failure| failure.to_string()), bad_end }
+    Told { last, began, took, stuck: stuck.map(|failure| failure.to_string()), bad_end }
 }
 
 async fn act(stage: &Stage, screen: &Screen, mut seen: watch::Receiver<Sight>) -> Result<()> {
@@ -59,8 +61,7 @@ async fn act(stage: &Stage, screen: &Screen, mut seen: watch::Receiver<Sight>) -
     }
     until_created(&mut seen, stage, first).await?;
     if messages > limit {
-        seen.wait_for(|sight| sight.is_blocked_by("at_limit")).await?;
-        let sight = seen.borrow().clone();
+        let sight = seen.wait_for(|sight| sight.is_blocked_by("at_limit")).await?.clone();
         screen.row(&sight, true);
         let waiting = screen::messages(u64::try_from(messages - first).unwrap_or(u64::MAX));
         screen.event(&format!("the limit is reached: {limit} alive, {waiting} waiting in JetStream"));
