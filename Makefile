@@ -40,7 +40,7 @@ test: testbed fmt lint ## All tests: format, clippy, docs, unit, property, integ
 
 # One test after another: what is measured under load, such as churn at 300 a second, has the machine to itself.
 .PHONY: soak
-soak: testbed ## The long versions: every cell of the churn table, more cuts, ten times as many seeds
+soak: testbed ## The long versions: every cell of the churn table, ten times as many seeds and objects
 	JETGATE_SOAK=1 PROPTEST_CASES=2560 $(CARGO) test --workspace --features testing -- --nocapture --test-threads=1
 
 .PHONY: bench

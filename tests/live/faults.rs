@@ -26,10 +26,6 @@ impl Random {
     }
 }
 
-fn soaks() -> bool {
-    std::env::var_os("JETGATE_SOAK").is_some()
-}
-
 async fn finisher(stage: &Stage<'_>, pace: Pace) -> Finisher {
     Finisher::start(stage.plane, &Resource::workflows(), &stage.namespace, pace).await.unwrap()
 }
@@ -38,9 +34,9 @@ async fn finisher(stage: &Stage<'_>, pace: Pace) -> Finisher {
 /// of pulls, deliveries, acknowledgements, reports and writes of books and record.
 #[tokio::test(flavor = "multi_thread")]
 async fn cuts_of_the_nats_connection_lose_and_double_nothing() {
+    const CUTS: usize = 1_000;
     const PER_CUT: usize = 5;
     const LIMIT: usize = 300;
-    let cuts: usize = if soaks() { 1000 } else { 150 };
     let seed = 20_260_101;
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
@@ -53,7 +49,7 @@ async fn cuts_of_the_nats_connection_lose_and_double_nothing() {
     let sensor = stage.start().await;
     let mut random = Random(seed);
     let begun = std::time::Instant::now();
-    for cut in 0..cuts {
+    for cut in 0..CUTS {
         let from = cut * PER_CUT;
         let connections = tcp.connections();
         let direction = if random.below(2) == 0 { Direction::ToServer } else { Direction::ToClient };
@@ -65,8 +61,8 @@ async fn cuts_of_the_nats_connection_lose_and_double_nothing() {
             .unwrap_or_else(|error| panic!("cut {cut}, seed {seed}: {error}\n{}", sensor.process.last_log_lines(20)));
     }
     tcp.pass();
-    let messages = cuts * PER_CUT;
-    println!("{cuts} cuts in {:?}: {}", begun.elapsed(), referee.tally());
+    let messages = CUTS * PER_CUT;
+    println!("{CUTS} cuts in {:?}: {}", begun.elapsed(), referee.tally());
     // However many are left, one after another comes.
     let mut created = 0;
     while created < messages {
