@@ -188,7 +188,7 @@ fn tools_of(group: &str) -> BTreeSet<String> {
     for line in lines(&file) {
         if line == "tool (" || line == ")" {
             within = line != ")";
-        } else if let Some(tool) = line.strip_prefix("tool ").or(within.then(|| line.trim())) {
+        } else if let Some(tool) = line.strip_prefix("tool ").or_else(|| within.then(|| line.trim())) {
             tools.insert(tool.to_owned());
         }
     }
