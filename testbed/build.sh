@@ -40,8 +40,8 @@ estimate_of() {
   case $1 in
     kube) echo "about 6 minutes on 2 cores, 7 GB in Go's caches" ;;
     nats) echo "about 20 seconds" ;;
-    helm) echo "about 2 minutes" ;;
-    promtool) echo "about 3 minutes" ;;
+    helm) echo "about 2 minutes on 2 free cores" ;;
+    promtool) echo "about 3 minutes on 2 free cores" ;;
   esac
 }
 packages_of() {
