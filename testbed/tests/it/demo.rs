@@ -35,7 +35,7 @@ fn rows(told: &str) -> Vec<Row> {
         let [time, used, live, limit, gate @ .., waiting, created] = words.as_slice() else { return None };
         let number = |word: &str| word.parse::<u64>().ok();
         time.strip_suffix('s')?.parse::<f64>().ok()?;
-        number(used).or((*used == "-").then_some(0))?;
+        number(used).or_else(|| (*used == "-").then_some(0))?;
         Some(Row {
             live: number(live)?,
             limit: (*limit).to_owned(),
