@@ -21,6 +21,10 @@ fn rows() -> Vec<Row> {
     let plugin = about_a_workflow(StatusCode::FORBIDDEN, "Forbidden", "violates PodSecurity \"restricted:latest\"");
     let unknown = "status unknown for quota: team, resources: count/workflows.argoproj.io";
     let unknown = about_a_workflow(StatusCode::FORBIDDEN, "Forbidden", unknown);
+    // The leader looks for itself, and finds a quota that has room.
+    let never = "exceeded quota: team, requested: count/workflows.argoproj.io=2, used: count/workflows.argoproj.io=0, \
+        limited: count/workflows.argoproj.io=1";
+    let never = about_a_workflow(StatusCode::FORBIDDEN, "Forbidden", never);
     vec![
         (page(StatusCode::BAD_REQUEST), "other", retry::delay),
         (page(StatusCode::PAYLOAD_TOO_LARGE), "other", retry::delay),
@@ -31,6 +35,7 @@ fn rows() -> Vec<Row> {
         (plugin, "other", retry::delay),
         (conflict, "other", retry::delay),
         (unknown, "status_unknown", retry::refused),
+        (never, "never_fits", retry::delay),
     ]
 }
 
@@ -66,7 +71,8 @@ async fn what_is_nobodys_fault_comes_back_later_and_later_and_is_made_once() {
     }
     delays_differ(&ids, 0..rows.len());
     let of = |class| TIMES * rows.iter().filter(|row| row.1 == class).count();
-    sensor.only_refusals(&[("other", of("other")), ("status_unknown", of("status_unknown"))]).await;
+    let classes = ["other", "status_unknown", "never_fits"];
+    sensor.only_refusals(&classes.map(|class| (class, of(class)))).await;
     assert_eq!((sensor.effects("refused").await, sensor.effects("done").await), (TIMES * rows.len(), rows.len()));
     assert_eq!(sensor.effects("doubtful").await, 0);
     assert!(sensor.messages("again").await >= TIMES * rows.len());
