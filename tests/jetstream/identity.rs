@@ -145,8 +145,8 @@ async fn a_missing_permission_is_named() {
     let told = format!("{error}: {}", std::error::Error::source(&error).unwrap());
     assert_eq!(
         told,
-        "cannot make the stream \"EVENTS\": the NATS user may not do this; the server says: Permissions Violation for \
-         Publish to \"$JS.API.STREAM.CREATE.EVENTS\""
+        "cannot make the stream \"EVENTS\", which does not exist: the NATS user may not do this; the server says: \
+         Permissions Violation for Publish to \"$JS.API.STREAM.CREATE.EVENTS\""
     );
     let mut puller = Puller::new(connection.clone(), STREAM, "orders");
     puller.pull(2, std::time::Duration::from_secs(20)).await.unwrap();

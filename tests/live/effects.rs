@@ -170,7 +170,8 @@ async fn the_deliver_policy_says_where_a_new_durable_begins() {
     tokio::join!(one("all", 1), one("new", 6), one("last", 5), one("default", 6));
 }
 
-/// What was created and not acknowledged when the sensor and NATS were killed comes again, and is looked up at once.
+/// What was created and not acknowledged when the sensor was killed and NATS restarted comes again and has no second
+/// object; what may have been handed out before is looked up at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_pause_a_redelivery_is_looked_up_at_once() {
     const MESSAGES: usize = 3;
@@ -196,6 +197,8 @@ async fn without_the_pause_a_redelivery_is_looked_up_at_once() {
     referee.until_created(MESSAGES, LONG).await.unwrap_or_else(say(&sensor));
     sensor.process.kill().await.unwrap();
     held.end();
+    // Nobody was handed this one, but the next process cannot know that.
+    stage.publish(MESSAGES..MESSAGES + 1).await;
     nats.process().restart().await.unwrap();
     wait::until_true("NATS is back", LONG, || async { stage.nats.flush().await.is_ok() }).await.unwrap();
     let (_, unacknowledged) = stage.waiting().await;
@@ -211,10 +214,7 @@ async fn without_the_pause_a_redelivery_is_looked_up_at_once() {
     stage.until_drained().await;
     println!("acknowledged after {:?}", begun.elapsed());
     assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
-    // A message that comes now is no redelivery, and does not wait either.
-    stage.publish(MESSAGES..MESSAGES + 1).await;
     let verdict = stage.until_exact(&referee, &sensor, MESSAGES + 1).await;
-    assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
     assert_eq!(stage.posts(&verdict, MESSAGES + 1).conflicts, 0, "nothing was posted a second time");
     assert_eq!(sensor.metric("sensor_possible_duplicates_total", &[]).await.unwrap_or(0.0), 0.0);
     assert_eq!(sensor.stop().await, Some(0));
