@@ -69,10 +69,10 @@ label_values! {
         AlreadyExists = "already_exists": "409 AlreadyExists",
         NeverFits = "never_fits": "the effect costs more than the whole quota",
         TargetRefused = "target_refused": "rights, kind or namespace: refused whatever the message",
-        MessageRefused = "message_refused": "400 or 422: the message's own fault",
+        MessageRefused = "message_refused": "400, 413 or 422 in the API server's own words: the message's own fault",
         Unauthorized = "unauthorized": "401",
         Throttled = "throttled": "429",
-        Unavailable = "unavailable": "5xx",
+        Unavailable = "unavailable": "5xx, 408, a negative usage: whether it was made is not known",
         Other = "other": "an answer that no rule names",
     }
 
