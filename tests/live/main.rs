@@ -17,6 +17,7 @@ mod churn;
 mod effects;
 mod election;
 mod faults;
+mod flow;
 mod input;
 mod lacks;
 mod logins;
