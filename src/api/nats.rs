@@ -113,6 +113,12 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     Ok((urls, userinfo))
 }
 
+/// Whether a text is a path, and not the content of the file: that may be secret.
+#[must_use]
+pub fn is_like_a_path(text: &str) -> bool {
+    text.len() <= 1_024 && !text.contains(['\n', '\r']) && !text.contains("-----BEGIN")
+}
+
 fn is_address(address: &str) -> bool {
     let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),

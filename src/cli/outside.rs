@@ -6,12 +6,12 @@ use std::path::Path;
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::chain;
-use crate::api::{Material, NatsAuth, Origin, SETTINGS, Setting, Settings};
+use crate::api::{Material, NatsAuth, Origin, SETTINGS, Setting, Settings, is_like_a_path};
 use crate::jetstream::{Credentials, Secret};
 use crate::k8s::{self, ConnectError};
 
@@ -31,19 +31,41 @@ enum Fault {
 enum PemFault {
     #[error("it holds no certificate")]
     NoCertificate,
-    #[error("it holds no private key")]
-    NoKey(#[source] rustls::pki_types::pem::Error),
-    #[error("it is no private key of RSA, ECDSA or EdDSA")]
+    #[error("it holds no certificate: {0}")]
+    BrokenCertificate(&'static str),
+    #[error("it holds no private key: {0}")]
+    NoKey(&'static str),
+    #[error("it is no private key of a kind that is known here (RSA, ECDSA on P-256 or P-384, Ed25519)")]
     OtherKey,
     #[error("it is the key of another certificate")]
     OtherCertificate,
 }
 
-/// One sentence for each thing that is named and cannot be used.
-pub(super) fn faults(settings: &Settings) -> Vec<String> {
+/// Not in the parser's own words, which quote the text: it may be the key.
+const fn words(fault: &pem::Error) -> &'static str {
+    match fault {
+        pem::Error::MissingSectionEnd { .. } => "an END line is missing, or stands on the line of another",
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is not alone on its line",
+        pem::Error::Base64Decode(_) => "what stands between BEGIN and END is no base64",
+        pem::Error::Io(_) => "it cannot be read",
+        pem::Error::NoItemsFound => "there are no such BEGIN and END lines",
+        pem::Error::SectionTooLarge => "it is too large",
+        // Others may come with another version of the parser.
+        _ => "it is no PEM",
+    }
+}
+
+/// One sentence for each thing of NATS that is named and cannot be used.
+pub(super) fn nats_faults(settings: &Settings) -> Vec<String> {
     let mut look = Look { settings, faults: Vec::new() };
     look.credentials();
     look.tls();
+    look.faults
+}
+
+/// What is wrong with the kubeconfig, where one is named.
+pub(super) fn kubeconfig_faults(settings: &Settings) -> Vec<String> {
+    let mut look = Look { settings, faults: Vec::new() };
     look.kubeconfig();
     look.faults
 }
@@ -56,15 +78,15 @@ struct Look<'a> {
 impl Look<'_> {
     fn credentials(&mut self) {
         let answer = |credentials: Credentials| credentials.answer(b"nonce").map(drop).map_err(Into::into);
-        let inline = |text: &str| Secret::Inline(text.to_owned());
+        let inline = |text: &[u8]| str::from_utf8(text).map(|text| Secret::Inline(text.to_owned()));
         match self.settings.nats.auth.as_ref() {
             Some(NatsAuth::Creds(creds)) => {
                 let what = "the text of a credentials file, user JWT and seed";
-                self.read("NATS_CREDS", creds, what, |text| answer(Credentials::File(inline(text))));
+                self.read("NATS_CREDS", creds, what, |text| answer(Credentials::File(inline(text)?)));
             }
             Some(NatsAuth::Nkey(nkey)) => {
                 let what = "the seed of a user, 58 characters that begin with SU";
-                self.read("NATS_NKEY", nkey, what, |text| answer(Credentials::Nkey(inline(text))));
+                self.read("NATS_NKEY", nkey, what, |text| answer(Credentials::Nkey(inline(text)?)));
             }
             Some(NatsAuth::Token(token)) => {
                 self.read("NATS_TOKEN", token, "the token", |_| Ok(()));
@@ -86,7 +108,7 @@ impl Look<'_> {
         let private = "the certificate's private key in PEM";
         let chain = self.read("NATS_CERT", cert, certificate, certificates);
         let secret = self.read("NATS_KEY", key, private, |text| {
-            PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| PemFault::NoKey(error).into())
+            PrivateKeyDer::from_pem_slice(text).map_err(|error| PemFault::NoKey(words(&error)).into())
         });
         let (Some(chain), Some(secret)) = (chain, secret) else { return };
         let Err(error) = CertifiedKey::from_der(chain, secret, &ring::default_provider()) else { return };
@@ -118,16 +140,16 @@ impl Look<'_> {
         variable: &'static str,
         material: &Material,
         allowed: &str,
-        parse: impl FnOnce(&str) -> Result<T, Box<dyn Error>>,
+        parse: impl FnOnce(&[u8]) -> Result<T, Box<dyn Error>>,
     ) -> Option<T> {
-        let found = text(material).and_then(|text| parse(&text).map_err(Fault::Unusable));
+        let found = bytes(material).and_then(|text| parse(&text).map_err(Fault::Unusable));
         found.map_err(|fault| self.fault(variable, material, allowed, &fault)).ok()
     }
 
     fn fault(&mut self, variable: &'static str, material: &Material, allowed: &str, fault: &Fault) {
         let (setting, name) = self.given(variable);
         let place = match material {
-            Material::File(path) if !setting.is_some_and(|setting| setting.secret) => path.display().to_string(),
+            Material::File(path) if may_be_shown(path, setting) => path.display().to_string(),
             Material::File(_) | Material::Inline(_) => "the value, which is not shown,".to_owned(),
         };
         let allowed = match setting {
@@ -154,24 +176,29 @@ impl Look<'_> {
     }
 }
 
-fn text(material: &Material) -> Result<String, Fault> {
-    let text = match material {
-        Material::Inline(text) => text.expose().to_owned(),
-        Material::File(path) => read_file(path)?,
+/// Whether it is a path for sure: where a path is wanted people give the secret itself now and then.
+fn may_be_shown(path: &Path, setting: Option<&Setting>) -> bool {
+    let Some(setting) = setting.filter(|setting| !setting.secret) else { return false };
+    let file_of_a_secret = setting.variable.ends_with("_FILE");
+    let looks_so = path.is_absolute() || path.starts_with(".") || path.starts_with("..") || path.exists();
+    is_like_a_path(&path.to_string_lossy()) && (looks_so || !file_of_a_secret)
+}
+
+fn bytes(material: &Material) -> Result<Vec<u8>, Fault> {
+    let bytes = match material {
+        Material::Inline(text) => text.expose().as_bytes().to_vec(),
+        Material::File(path) => std::fs::read(path).map_err(Fault::Unreadable)?,
     };
-    if text.trim().is_empty() { Err(Fault::Empty) } else { Ok(text) }
+    if bytes.trim_ascii().is_empty() { Err(Fault::Empty) } else { Ok(bytes) }
 }
 
-fn read_file(path: &Path) -> Result<String, Fault> {
-    std::fs::read_to_string(path).map_err(Fault::Unreadable)
-}
-
-fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, Box<dyn Error>> {
-    let found = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Box<dyn Error>> {
+    let found = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|error| PemFault::BrokenCertificate(words(&error)))?;
     if found.is_empty() { Err(PemFault::NoCertificate.into()) } else { Ok(found) }
 }
 
-fn authorities(text: &str) -> Result<(), Box<dyn Error>> {
+fn authorities(text: &[u8]) -> Result<(), Box<dyn Error>> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(text)? {
         store.add(certificate)?;

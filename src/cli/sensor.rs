@@ -85,11 +85,15 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
     if let Err(error) = logs::filter(Some(settings.log_level.as_str()).filter(|level| !level.is_empty()), None) {
         return Err(vec![format!("LOG_LEVEL: {}", chain(&error))]);
     }
-    let faults = outside::faults(&settings);
+    let faults = outside::nats_faults(&settings);
     if !faults.is_empty() {
         return Err(faults);
     }
+    let kubeconfig_faults = outside::kubeconfig_faults(&settings);
     let namespace = place::namespace(&settings).ok_or_else(|| {
+        if !kubeconfig_faults.is_empty() {
+            return kubeconfig_faults.clone();
+        }
         vec![
             "BACKPRESSURE_QUOTA_NAMESPACE: it is needed, because this process is no pod that knows its namespace \
              (POD_NAMESPACE, a service account, or a kubeconfig whose context has one)"
@@ -111,7 +115,12 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
         .map_err(|error| vec![chain(&error)])?;
     let identity = place::identity(&sensor.name);
     let (ledger, remind_every) = (ledger_options(), remind_every());
-    Ok(Config { namespace, identity, nats, ledger, remind_every, sensor, settings })
+    let config = Config { namespace, identity, nats, ledger, remind_every, sensor, settings };
+    // What nobody uses may be as it is: a shell has its own.
+    if config.needs_cluster() && !kubeconfig_faults.is_empty() {
+        return Err(kubeconfig_faults);
+    }
+    Ok(config)
 }
 
 #[cfg(feature = "testing")]

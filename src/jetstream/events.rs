@@ -208,7 +208,8 @@ impl Hub {
             // Not the URL: it might hold a secret.
             .filter_map(|server| {
                 let error = server.last_error.as_ref()?;
-                Some(format!("{}:{}: {error}", server.addr.host(), server.addr.port()))
+                let error = error.to_string();
+                Some(format!("{}:{}: {}", server.addr.host(), server.addr.port(), without_quotes(&error)))
             })
             .collect();
         if !errors.is_empty() {
@@ -247,6 +248,14 @@ impl Hub {
 /// Whether the server behind a new connection may have lost acks and deliveries that we know of.
 fn may_have_forgotten(before: &str, now: &ServerInfo) -> bool {
     before != now.server_id || now.cluster.is_some() || !now.jetstream
+}
+
+/// What the client says of a connection that failed. Of a key or certificate that it cannot read, not how: the reader's
+/// words quote the text, which may be the key.
+fn without_quotes(error: &str) -> &str {
+    let quoting = ["could not load private key", "could not load certificates"];
+    let end = quoting.iter().find_map(|words| error.find(words).map(|at| at + words.len()));
+    end.and_then(|end| error.get(..end)).unwrap_or(error)
 }
 
 #[cfg(test)]
@@ -295,5 +304,12 @@ mod tests {
         let inbox = "Permissions Violation for Subscription to \"_INBOX.x.*\"";
         hub.handle(Event::ServerError(ServerError::Other(inbox.into()))).await;
         assert_eq!(hub.denied("anything", hub.denials()).as_deref(), Some(inbox), "no reply can ever come");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_not_quoted() {
+        let said = "TLS error: could not load private key: illegal section start: [45, 45, 45]";
+        assert_eq!(without_quotes(said), "TLS error: could not load private key");
+        assert_eq!(without_quotes("connection refused"), "connection refused");
     }
 }

@@ -66,9 +66,9 @@ pub enum ConnectError {
     /// Certificates or credentials are bad.
     #[error("certificates or credentials cannot be used")]
     Credentials(#[source] Box<kube::Error>),
-    /// The kubeconfig names a proxy.
+    /// The kubeconfig names a proxy: its host, because its URL may hold a password.
     #[error("the kubeconfig names the proxy {0}: proxies are not supported")]
-    Proxy(http::Uri),
+    Proxy(String),
     /// The thread that read the credentials died.
     #[error("reading the credentials was ended")]
     Thread(#[from] JoinError),
@@ -311,7 +311,7 @@ async fn configuration(path: Option<PathBuf>) -> Result<Config, ConnectError> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     let mut config = config.map_err(ConnectError::of_kubeconfig)?;
     match config.proxy_url.take() {
-        Some(proxy) if proxy != NO_PROXY => Err(ConnectError::Proxy(proxy)),
+        Some(proxy) if proxy != NO_PROXY => Err(ConnectError::Proxy(proxy.host().unwrap_or_default().to_owned())),
         Some(_) | None => Ok(config),
     }
 }

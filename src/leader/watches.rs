@@ -214,6 +214,11 @@ async fn watch_objects(
                         resume = Some(from);
                         continue 'list;
                     }
+                    if untold.is_some() {
+                        // By the time that the watch opens this list would be old, and be told as new.
+                        resume = Some(from);
+                        continue 'list;
+                    }
                     continue 'resume;
                 }
             };

@@ -120,8 +120,10 @@ pub(super) struct Lane {
     /// The leader has not answered yet, or its queue was full.
     report_not_before: Option<Instant>,
     pull_not_before: Option<Instant>,
-    /// The last pull was denied to our NATS user.
-    pulls_denied: bool,
+    /// When a pull was last denied to our NATS user.
+    pulls_denied: Option<Instant>,
+    /// When a pull last brought a message or came to its orderly end.
+    pulled_at: Option<Instant>,
     stopping: Option<Instant>,
 }
 
@@ -171,7 +173,8 @@ impl Lane {
             report_at: None,
             report_not_before: None,
             pull_not_before: None,
-            pulls_denied: false,
+            pulls_denied: None,
+            pulled_at: None,
             stopping: None,
         };
         (lane, ports.grants, heard)
@@ -348,12 +351,7 @@ impl Lane {
     }
 
     fn pulled(&mut self, event: PullEvent, crew: &mut Crew<Ended>) {
-        self.pulls_denied = match &event {
-            PullEvent::Message(_) | PullEvent::GivenBack(_) => false,
-            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
-                matches!(why, PullEnd::Denied(_))
-            }
-        };
+        self.heard_of_a_pull(&event, clock::now());
         match event {
             PullEvent::Message(delivery) => self.delivered(delivery, crew),
             PullEvent::GivenBack(_) => {

@@ -140,12 +140,6 @@ pub(super) fn place(config: &Config) -> Place {
     }
 }
 
-/// Whether anything asks the API server at all.
-pub(super) fn needs_cluster(config: &Config) -> bool {
-    let leads = config.settings.quota.as_ref().is_some_and(|quota| quota.source == Source::Apiserver);
-    leads || matches!(config.sensor.trigger, api::Trigger::Kubernetes(_))
-}
-
 /// Whether this process stands for leadership: for the ledger, or without a quota for the record.
 pub(super) fn leads(config: &Config, creates: bool) -> bool {
     config.settings.quota.as_ref().map_or(creates, |quota| quota.source == Source::Apiserver)
@@ -204,7 +198,7 @@ pub(super) fn trigger(config: &mut Config, cluster: Option<&Cluster>, kind: Opti
             }))
         }
         (api::Trigger::Log(trigger), _, _) => Trigger::Log { silent: trigger.silent, level: trigger.level },
-        // A kubernetes trigger always has its cluster and its kind: see `needs_cluster` and `discover`.
+        // A kubernetes trigger always has its cluster and its kind: see `Config::needs_cluster` and `discover`.
         (api::Trigger::Kubernetes(_), None | Some(_), None | Some(_)) => {
             Trigger::Log { silent: true, level: api::LogLevel::default() }
         }

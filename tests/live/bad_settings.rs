@@ -1,5 +1,5 @@
-//! Settings that name something outside of them, and what is wrong with that: one line that names the variable, the value
-//! unless it is a secret, and what is allowed.
+//! Settings that name something outside of them, and what is wrong with that: one line that names the variable, the
+//! value unless it is a secret, and what is allowed.
 
 use std::path::{Path, PathBuf};
 
@@ -163,14 +163,15 @@ async fn certificates_and_keys_that_are_rubbish_or_do_not_belong_together() {
         (
             &[cert, ("NATS_KEY_FILE", rubbish)],
             format!(
-                "NATS_KEY_FILE: {rubbish} cannot be used: it holds no private key: no items found; allowed is a file \
-                 with {secret}"
+                "NATS_KEY_FILE: {rubbish} cannot be used: it holds no private key: there are no such BEGIN and END \
+                 lines; allowed is a file with {secret}"
             ),
         ),
         (
             &[cert, ("NATS_KEY", &false_key)],
             format!(
-                "NATS_KEY: the value, which is not shown, cannot be used: it is no private key of RSA, ECDSA or EdDSA; allowed is {secret}{or_path}"
+                "NATS_KEY: the value, which is not shown, cannot be used: it is no private key of a kind that is known \
+                 here (RSA, ECDSA on P-256 or P-384, Ed25519); allowed is {secret}{or_path}"
             ),
         ),
         (
@@ -185,4 +186,34 @@ async fn certificates_and_keys_that_are_rubbish_or_do_not_belong_together() {
     for (env, line) in table {
         refused(GOOD, env, &[&line]).await;
     }
+}
+
+/// Where a path is wanted people give the content now and then, and keys lose their line ends in variables.
+#[tokio::test]
+async fn a_secret_in_the_wrong_place_or_form_is_not_shown() {
+    let authority = Authority::new("nats").unwrap();
+    let good = authority.client("sensor", None).unwrap();
+    let cert = ("NATS_CERT", good.certificate.as_str());
+    let (joined, escaped) = (good.key.replace('\n', " "), good.key.replace('\n', "\\n"));
+    let headless = good.key.replacen('\n', "", 1);
+    for (key, why) in [
+        (&joined, "an END line is missing, or stands on the line of another"),
+        (&escaped, "a BEGIN line is not alone on its line"),
+        (&headless, "a BEGIN line is not alone on its line"),
+    ] {
+        let line = format!(
+            "NATS_KEY: the value, which is not shown, cannot be used: it holds no private key: {why}; allowed is the \
+             certificate's private key in PEM, or the path of a file with that"
+        );
+        refused(GOOD, &[cert, ("NATS_KEY", key)], &[&line]).await;
+    }
+    let missing = "the value, which is not shown, cannot be read: No such file or directory (os error 2); allowed is";
+    let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+    let line = format!("NATS_NKEY_FILE: {missing} a file with the seed of a user, 58 characters that begin with SU");
+    refused(GOOD, &[("NATS_NKEY_FILE", seed)], &[&line]).await;
+    let line = format!("NATS_TOKEN_FILE: {missing} a file with the token");
+    refused(GOOD, &[("NATS_TOKEN_FILE", SECRET)], &[&line]).await;
+    let text = format!("users:\n- user: {{token: {SECRET}}}\n");
+    let line = format!("KUBECONFIG: {missing} the path of one kubeconfig whose current context names a cluster");
+    refused(GOOD, &[("KUBECONFIG", &text)], &[&line]).await;
 }

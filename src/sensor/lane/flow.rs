@@ -177,9 +177,10 @@ impl Lane {
             Some(grant) => Heard::Live(grant.reason),
         };
         let standing = self.shared.standing();
+        let trouble = waiting.trouble.filter(|trouble| self.is_in_the_way(*trouble, now));
         let nats_down = !self.known_connection.up
-            || waiting.trouble.is_some()
-            || self.pulls_denied
+            || trouble.is_some()
+            || self.may_not_pull(now)
             // A stream that does not answer is as good as gone.
             || standing == Standing::StreamUnknown;
         let local = Reasons::NONE
@@ -198,7 +199,7 @@ impl Lane {
         let moved = self.gate.update(facts, now);
         {
             let lease = self.lease.borrow();
-            let trouble = waiting.trouble.map(Trouble::words).or(self.stream_trouble.as_deref());
+            let trouble = trouble.map(Trouble::words).or(self.stream_trouble.as_deref());
             let nats = trouble.filter(|_| self.known_connection.up).or(self.known_connection.last_error.as_deref());
             let grant = grant.filter(|_| self.credits.may_use(now));
             let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 
 use super::Lane;
 use crate::clock;
-use crate::jetstream::{ConnectionState, Delivery, ManageError, StreamFacts};
+use crate::jetstream::{ConnectionState, Delivery, ManageError, PullEnd, PullEvent, StreamFacts, with_sources};
 use crate::message::{Arrival, Block, CreditId};
 use crate::sensor::block::LocalBlock;
+use crate::sensor::consumer::Trouble;
 
 /// The pause after the stream's end could not be read: it may be gone for long.
 const STREAM_PAUSE: Duration = Duration::from_millis(500);
+
+/// For how long what the last pull showed is taken to hold: above what one pull waits at the server.
+const LATELY: Duration = Duration::from_secs(3);
 
 /// What was known of NATS when the consumer was found or made. What changed since then may have been forgotten.
 #[derive(Debug, Clone)]
@@ -124,7 +128,13 @@ impl Lane {
                 delivery = delivery.consumer_sequence,
                 "the consumer counts anew, or the stream gives a sequence again"
             );
-            if arrival == Arrival::Reused {
+            let newest = self.shared.alerts.borrow().reused.get(&delivery.sequence).copied();
+            if !fell && newest == Some(delivery.store_time_ns) {
+                // It was here before and went back: nothing new.
+                return arrival;
+            }
+            // What comes late by an older connection is the one that was displaced.
+            if arrival == Arrival::Reused && delivery.epoch >= self.known_connection.epoch {
                 self.alert(|alert| {
                     Arc::make_mut(&mut alert.reused).insert(delivery.sequence, delivery.store_time_ns);
                 });
@@ -135,6 +145,33 @@ impl Lane {
             }
         }
         arrival
+    }
+
+    /// What the end of a pull tells of our rights and of the consumer.
+    pub(super) fn heard_of_a_pull(&mut self, event: &PullEvent, now: Instant) {
+        match event {
+            PullEvent::Message(_) | PullEvent::GivenBack(_) => {
+                self.pulled_at = Some(now);
+                self.pulls_denied = None;
+            }
+            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
+                self.pulls_denied = matches!(why, PullEnd::Denied(_)).then_some(now);
+            }
+        }
+    }
+
+    /// Whether our NATS user may not pull, as far as that was tried of late: who has no number tries nothing.
+    pub(super) fn may_not_pull(&self, now: Instant) -> bool {
+        self.pulls_denied.is_some_and(|at| now < at + LATELY)
+    }
+
+    /// Whether what was found where the consumer was looked for keeps messages from coming. Pulls have another way
+    /// through the server than questions have, so a question without an answer is nothing where they are served.
+    pub(super) fn is_in_the_way(&self, trouble: Trouble, now: Instant) -> bool {
+        match trouble {
+            Trouble::Gone => true,
+            Trouble::Silent | Trouble::Denied => self.pulled_at.is_none_or(|at| now >= at + LATELY),
+        }
     }
 
     /// A message is in hand no more.
@@ -172,7 +209,7 @@ impl Lane {
             }
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the stream's end cannot be read now");
-                self.stream_trouble = Some(format!("the stream cannot be read: {error}"));
+                self.stream_trouble = Some(format!("the stream cannot be read: {}", with_sources(&error)));
                 self.ask_stream_at = Some(clock::now() + STREAM_PAUSE);
             }
         }

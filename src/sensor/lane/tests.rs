@@ -171,6 +171,16 @@ async fn what_a_sequence_given_again_displaces_is_forgotten_and_no_more() {
     }
     assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "the second tells nothing new of the others");
     assert!(!displaced(&lane, 7, 2) && !displaced(&lane, 9, 1));
+    // The newer one goes back and comes again, and the older one comes late by another connection.
+    lane.in_hand_ended(7, 2);
+    assert_eq!(lane.arrives(&delivery(7, 2, 9, clock::now()), now), Arrival::Reused);
+    assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "that was known");
+    lane.in_hand.taken(7, 2);
+    lane.in_hand.ended(7, 1);
+    let late = Delivery { epoch: 0, above_credit: true, ..delivery(7, 1, 1, now) };
+    assert_eq!(lane.arrives(&late, now), Arrival::Reused);
+    assert!(!displaced(&lane, 7, 2));
+    lane.in_hand.taken(7, 1);
     lane.in_hand_ended(7, 1);
     assert!(displaced(&lane, 7, 1), "the newer one is in hand");
     lane.in_hand_ended(7, 2);
@@ -233,8 +243,20 @@ async fn pulls_that_are_denied_are_known_until_one_is_not() {
     let mut lane = lane().await;
     let mut crew = Crew::new("message", 1);
     lane.pulled(PullEvent::AllDead { credits: 1, why: PullEnd::Denied("no right".to_owned()) }, &mut crew);
-    assert!(lane.pulls_denied);
+    assert!(lane.may_not_pull(clock::now()));
     assert!(lane.pull_not_before.is_some(), "not again at once");
+    assert!(!lane.may_not_pull(clock::now() + Duration::from_secs(3)), "nothing was tried since");
     lane.pulled(PullEvent::GivenBack(1), &mut crew);
-    assert!(!lane.pulls_denied);
+    assert!(!lane.may_not_pull(clock::now()));
+}
+
+#[tokio::test]
+async fn a_question_without_an_answer_is_nothing_where_pulls_are_served() {
+    let mut lane = lane().await;
+    let now = clock::now();
+    assert!(lane.is_in_the_way(Trouble::Silent, now));
+    lane.heard_of_a_pull(&PullEvent::GivenBack(1), now);
+    assert!(!lane.is_in_the_way(Trouble::Silent, now) && !lane.is_in_the_way(Trouble::Denied, now));
+    assert!(lane.is_in_the_way(Trouble::Gone, now));
+    assert!(lane.is_in_the_way(Trouble::Denied, now + Duration::from_secs(3)));
 }
