@@ -281,7 +281,7 @@ impl Place {
                     }
                 }
             }
-            let facts = match self.look(&connection, seen).await {
+            let facts = match self.look(&connection, seen, trouble).await {
                 Ok(terms) => {
                     seen = Some(Seen::of(&terms));
                     Some(terms.facts)
@@ -314,14 +314,23 @@ impl Place {
     }
 
     /// The consumer as it is now, made again where it is missing.
-    async fn look(&self, connection: &Connection, seen: Option<Seen>) -> Result<ConsumerTerms, PlaceError> {
+    async fn look(
+        &self,
+        connection: &Connection,
+        seen: Option<Seen>,
+        trouble: Option<Trouble>,
+    ) -> Result<ConsumerTerms, PlaceError> {
         match ensure_consumer(connection, &self.consumer(Start::New, false)).await {
             Ok(terms) => {
                 self.stream_created.store(terms.stream_created_ns, Ordering::Relaxed);
                 Ok(terms)
             }
             Err(ManageError::ConsumerMissing { .. }) => {
-                tracing::warn!(stream = self.stream, consumer = self.sensor, "the consumer is gone; making it again");
+                // Once: in vain it is tried with each pull.
+                if trouble.is_none() {
+                    let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
+                    tracing::warn!(stream, consumer, "the consumer is gone; making it again");
+                }
                 Ok(self.try_settle(connection, Moment::Later(seen)).await?.consumer)
             }
             Err(error) => Err(error.into()),
