@@ -18,7 +18,7 @@ mod table;
 mod yaml;
 
 pub use names::{MAX_PREFIX_BYTES, NameError, check_subject, dns_label, dns_subdomain, stream_name};
-pub use nats::{Material, NatsAuth, NatsSettings, NatsTls, Secret, is_like_a_path};
+pub use nats::{Material, NatsAuth, NatsSettings, NatsTls, Secret, is_surely_a_path};
 pub use problem::{Problem, ProblemKind, SettingsError};
 pub use sensor_file::{KubernetesTrigger, LogLevel, LogTrigger, Sensor, SensorFileContext, SensorFileError, Trigger};
 pub use settings::{

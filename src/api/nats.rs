@@ -1,6 +1,6 @@
 //! How to reach NATS.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::problem::ProblemKind;
 use super::read::form;
@@ -113,10 +113,13 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     Ok((urls, userinfo))
 }
 
-/// Whether a text is a path, and not the content of the file: that may be secret.
+/// Whether a text is a path for sure, and not the content of the file, which may be secret: where a path is wanted people
+/// give the content now and then.
 #[must_use]
-pub fn is_like_a_path(text: &str) -> bool {
-    text.len() <= 1_024 && !text.contains(['\n', '\r']) && !text.contains("-----BEGIN")
+pub fn is_surely_a_path(text: &str) -> bool {
+    let path = Path::new(text);
+    let begins_so = path.is_absolute() || path.starts_with(".") || path.starts_with("..");
+    text.len() <= 1_024 && !text.contains(['\n', '\r', '{', '"']) && (begins_so || path.exists())
 }
 
 fn is_address(address: &str) -> bool {

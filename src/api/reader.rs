@@ -285,7 +285,7 @@ impl Reader {
             let value = match given {
                 Some(_) if setting.secret => "(not shown)".to_owned(),
                 Some((value, _)) if value.contains("-----BEGIN") => "(inline)".to_owned(),
-                Some((value, _)) if setting.variable == table::KUBECONFIG && !nats::is_like_a_path(value) => {
+                Some((value, _)) if setting.variable == table::KUBECONFIG && !nats::is_surely_a_path(value) => {
                     "(not shown)".to_owned()
                 }
                 Some((value, _)) if setting.variable == table::NATS_URL => nats::without_userinfo(value),

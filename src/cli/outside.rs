@@ -2,7 +2,6 @@
 //! starts, so that a wrong one is told with its variable, and not as a connection that does not come.
 
 use std::error::Error;
-use std::path::Path;
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -11,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::chain;
-use crate::api::{Material, NatsAuth, Origin, SETTINGS, Setting, Settings, is_like_a_path};
+use crate::api::{Material, NatsAuth, Origin, SETTINGS, Setting, Settings, is_surely_a_path};
 use crate::jetstream::{Credentials, Secret};
 use crate::k8s::{self, ConnectError};
 
@@ -89,10 +88,10 @@ impl Look<'_> {
                 self.read("NATS_NKEY", nkey, what, |text| answer(Credentials::Nkey(inline(text)?)));
             }
             Some(NatsAuth::Token(token)) => {
-                self.read("NATS_TOKEN", token, "the token", |_| Ok(()));
+                self.read("NATS_TOKEN", token, "the token", text);
             }
             Some(NatsAuth::Password { user: _, password }) => {
-                self.read("NATS_PASSWORD", password, "the password", |_| Ok(()));
+                self.read("NATS_PASSWORD", password, "the password", text);
             }
             None => {}
         }
@@ -149,7 +148,11 @@ impl Look<'_> {
     fn fault(&mut self, variable: &'static str, material: &Material, allowed: &str, fault: &Fault) {
         let (setting, name) = self.given(variable);
         let place = match material {
-            Material::File(path) if may_be_shown(path, setting) => path.display().to_string(),
+            Material::File(path)
+                if !setting.is_some_and(|setting| setting.secret) && is_surely_a_path(&path.to_string_lossy()) =>
+            {
+                path.display().to_string()
+            }
             Material::File(_) | Material::Inline(_) => "the value, which is not shown,".to_owned(),
         };
         let allowed = match setting {
@@ -176,12 +179,8 @@ impl Look<'_> {
     }
 }
 
-/// Whether it is a path for sure: where a path is wanted people give the secret itself now and then.
-fn may_be_shown(path: &Path, setting: Option<&Setting>) -> bool {
-    let Some(setting) = setting.filter(|setting| !setting.secret) else { return false };
-    let file_of_a_secret = setting.variable.ends_with("_FILE");
-    let looks_so = path.is_absolute() || path.starts_with(".") || path.starts_with("..") || path.exists();
-    is_like_a_path(&path.to_string_lossy()) && (looks_so || !file_of_a_secret)
+fn text(bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    str::from_utf8(bytes).map(drop).map_err(Into::into)
 }
 
 fn bytes(material: &Material) -> Result<Vec<u8>, Fault> {

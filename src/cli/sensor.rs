@@ -111,16 +111,15 @@ fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
         SensorFileContext { sensor_name: settings.sensor_name.as_deref(), namespace: Some(namespace.as_str()) };
     let sensor =
         Sensor::parse(&text, &context).map_err(|error| vec![format!("{}: {}", path.display(), chain(&error))])?;
+    // What nobody uses may be as it is: a shell has its own.
+    if sensor::needs_cluster(&settings, &sensor) && !kubeconfig_faults.is_empty() {
+        return Err(kubeconfig_faults);
+    }
     let nats = nats::options(&settings.nats, &format!("jetgate sensor {}", sensor.name))
         .map_err(|error| vec![chain(&error)])?;
     let identity = place::identity(&sensor.name);
     let (ledger, remind_every) = (ledger_options(), remind_every());
-    let config = Config { namespace, identity, nats, ledger, remind_every, sensor, settings };
-    // What nobody uses may be as it is: a shell has its own.
-    if config.needs_cluster() && !kubeconfig_faults.is_empty() {
-        return Err(kubeconfig_faults);
-    }
-    Ok(config)
+    Ok(Config { namespace, identity, nats, ledger, remind_every, sensor, settings })
 }
 
 #[cfg(feature = "testing")]

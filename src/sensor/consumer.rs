@@ -272,6 +272,8 @@ impl Place {
         // What is gone at the first look was there when the sensor began.
         let mut seen = Some(Seen::of(settled));
         let mut trouble = None;
+        // With each pull it is tried in vain, where it may not be made: said once.
+        let mut said_gone = false;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -281,8 +283,9 @@ impl Place {
                     }
                 }
             }
-            let facts = match self.look(&connection, seen, trouble).await {
+            let facts = match self.look(&connection, seen, &mut said_gone).await {
                 Ok(terms) => {
+                    said_gone = false;
                     seen = Some(Seen::of(&terms));
                     Some(terms.facts)
                 }
@@ -318,7 +321,7 @@ impl Place {
         &self,
         connection: &Connection,
         seen: Option<Seen>,
-        trouble: Option<Trouble>,
+        said_gone: &mut bool,
     ) -> Result<ConsumerTerms, PlaceError> {
         match ensure_consumer(connection, &self.consumer(Start::New, false)).await {
             Ok(terms) => {
@@ -326,8 +329,7 @@ impl Place {
                 Ok(terms)
             }
             Err(ManageError::ConsumerMissing { .. }) => {
-                // Once: in vain it is tried with each pull.
-                if trouble.is_none() {
+                if !std::mem::replace(said_gone, true) {
                     let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
                     tracing::warn!(stream, consumer, "the consumer is gone; making it again");
                 }

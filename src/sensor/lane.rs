@@ -122,8 +122,10 @@ pub(super) struct Lane {
     pull_not_before: Option<Instant>,
     /// When a pull was last denied to our NATS user.
     pulls_denied: Option<Instant>,
-    /// When a pull last brought a message or came to its orderly end.
-    pulled_at: Option<Instant>,
+    /// Whether the last pull brought a message or came to its orderly end.
+    pulls_served: bool,
+    /// Since when pulls are out that nothing was heard of.
+    pulling_since: Option<Instant>,
     stopping: Option<Instant>,
 }
 
@@ -174,7 +176,8 @@ impl Lane {
             report_not_before: None,
             pull_not_before: None,
             pulls_denied: None,
-            pulled_at: None,
+            pulls_served: false,
+            pulling_since: None,
             stopping: None,
         };
         (lane, ports.grants, heard)

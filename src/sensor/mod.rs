@@ -75,13 +75,11 @@ pub struct Config {
     pub remind_every: Duration,
 }
 
-impl Config {
-    /// Whether anything asks the API server at all.
-    #[must_use]
-    pub fn needs_cluster(&self) -> bool {
-        let leads = self.settings.quota.as_ref().is_some_and(|quota| quota.source == api::Source::Apiserver);
-        leads || matches!(self.sensor.trigger, api::Trigger::Kubernetes(_))
-    }
+/// Whether anything asks the API server at all.
+#[must_use]
+pub fn needs_cluster(settings: &Settings, sensor: &api::Sensor) -> bool {
+    let leads = settings.quota.as_ref().is_some_and(|quota| quota.source == api::Source::Apiserver);
+    leads || matches!(sensor.trigger, api::Trigger::Kubernetes(_))
 }
 
 /// Why a sensor does not start or ends: something that time does not heal.
@@ -190,7 +188,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             Ok::<(), SensorError>(())
         });
     }
-    let cluster = if config.needs_cluster() {
+    let cluster = if needs_cluster(&config.settings, &config.sensor) {
         let kubeconfig = config.settings.kubeconfig.clone();
         let options = ClusterOptions { kubeconfig: kubeconfig.clone(), ..ClusterOptions::default() };
         Some(Cluster::connect(&options).await.map_err(|source| SensorError::Cluster { kubeconfig, source })?)

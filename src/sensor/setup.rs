@@ -198,7 +198,7 @@ pub(super) fn trigger(config: &mut Config, cluster: Option<&Cluster>, kind: Opti
             }))
         }
         (api::Trigger::Log(trigger), _, _) => Trigger::Log { silent: trigger.silent, level: trigger.level },
-        // A kubernetes trigger always has its cluster and its kind: see `Config::needs_cluster` and `discover`.
+        // A kubernetes trigger always has its cluster and its kind: see `needs_cluster` and `discover`.
         (api::Trigger::Kubernetes(_), None | Some(_), None | Some(_)) => {
             Trigger::Log { silent: true, level: api::LogLevel::default() }
         }

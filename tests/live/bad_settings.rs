@@ -213,7 +213,23 @@ async fn a_secret_in_the_wrong_place_or_form_is_not_shown() {
     refused(GOOD, &[("NATS_NKEY_FILE", seed)], &[&line]).await;
     let line = format!("NATS_TOKEN_FILE: {missing} a file with the token");
     refused(GOOD, &[("NATS_TOKEN_FILE", SECRET)], &[&line]).await;
-    let text = format!("users:\n- user: {{token: {SECRET}}}\n");
-    let line = format!("KUBECONFIG: {missing} the path of one kubeconfig whose current context names a cluster");
-    refused(GOOD, &[("KUBECONFIG", &text)], &[&line]).await;
+    let kubeconfig = format!("KUBECONFIG: {missing} the path of one kubeconfig whose current context names a cluster");
+    for text in
+        [format!("users:\n- user: {{token: {SECRET}}}\n"), format!("{{users: [{{user: {{token: {SECRET}}}}}]}}")]
+    {
+        refused(GOOD, &[("KUBECONFIG", &text)], &[&kubeconfig]).await;
+    }
+    let line = format!(
+        "NATS_CERT: {missing} a certificate in PEM, those between it and its authority behind it, or the path of a file \
+         with that"
+    );
+    refused(GOOD, &[("NATS_CERT", SECRET), ("NATS_KEY", good.key.as_str())], &[&line]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let latin = write(folder.path(), "latin", b"caf\xe9");
+    let latin = latin.to_str().unwrap();
+    let line = format!(
+        "NATS_TOKEN_FILE: {latin} cannot be used: invalid utf-8 sequence of 1 bytes from index 3; allowed is a file with \
+         the token"
+    );
+    refused(GOOD, &[("NATS_TOKEN_FILE", latin)], &[&line]).await;
 }

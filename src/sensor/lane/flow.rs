@@ -120,7 +120,9 @@ impl Lane {
         let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
         let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50)).min(self.settings.max_expires);
         match puller.pull(free.min(self.settings.max_batch), expires).await {
-            Ok(()) => {}
+            Ok(()) => {
+                self.pulling_since.get_or_insert(now);
+            }
             Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
                 tracing::debug!(error = %error, "no pull now");
                 self.pull_not_before = Some(now + PULL_PAUSE);
@@ -148,6 +150,7 @@ impl Lane {
         let stream = self.asks_stream_at().filter(|at| *at > now);
         let lease = self.credits.lease_until().filter(|at| *at > now);
         let reminder = self.reminder.deadline().filter(|at| *at > now);
+        let pulls = self.pulls_are_old_at().filter(|at| *at > now);
         let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
         [
             self.report_at.filter(|_| self.credits.is_gated()),
@@ -156,6 +159,7 @@ impl Lane {
             stream,
             lease,
             reminder,
+            pulls,
             announce,
             self.stopping,
             Some(now + BEAT),

@@ -133,8 +133,9 @@ impl Lane {
                 // It was here before and went back: nothing new.
                 return arrival;
             }
-            // What comes late by an older connection is the one that was displaced.
-            if arrival == Arrival::Reused && delivery.epoch >= self.known_connection.epoch {
+            // What comes late, by a pull that is over or an older connection, is the one that was displaced.
+            let late = delivery.above_credit || delivery.epoch < self.known_connection.epoch;
+            if arrival == Arrival::Reused && !late {
                 self.alert(|alert| {
                     Arc::make_mut(&mut alert.reused).insert(delivery.sequence, delivery.store_time_ns);
                 });
@@ -150,11 +151,13 @@ impl Lane {
     /// What the end of a pull tells of our rights and of the consumer.
     pub(super) fn heard_of_a_pull(&mut self, event: &PullEvent, now: Instant) {
         match event {
+            // Of what comes late, by a pull that is over, nothing follows for those that are out.
+            PullEvent::Message(delivery) if delivery.above_credit => {}
             PullEvent::Message(_) | PullEvent::GivenBack(_) => {
-                self.pulled_at = Some(now);
-                self.pulls_denied = None;
+                (self.pulls_served, self.pulling_since, self.pulls_denied) = (true, None, None);
             }
             PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
+                (self.pulls_served, self.pulling_since) = (false, None);
                 self.pulls_denied = matches!(why, PullEnd::Denied(_)).then_some(now);
             }
         }
@@ -170,8 +173,17 @@ impl Lane {
     pub(super) fn is_in_the_way(&self, trouble: Trouble, now: Instant) -> bool {
         match trouble {
             Trouble::Gone => true,
-            Trouble::Silent | Trouble::Denied => self.pulled_at.is_none_or(|at| now >= at + LATELY),
+            // Who pulls nothing for now learns nothing new.
+            Trouble::Silent | Trouble::Denied => {
+                !self.pulls_served || self.pulling_since.is_some_and(|since| now >= since + LATELY)
+            }
         }
+    }
+
+    /// When what the last pull showed is old.
+    pub(super) fn pulls_are_old_at(&self) -> Option<Instant> {
+        let silent = self.pulling_since.filter(|_| self.waiting.borrow().trouble.is_some());
+        self.pulls_denied.into_iter().chain(silent).map(|at| at + LATELY).min()
     }
 
     /// A message is in hand no more.

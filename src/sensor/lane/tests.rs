@@ -256,7 +256,18 @@ async fn a_question_without_an_answer_is_nothing_where_pulls_are_served() {
     let now = clock::now();
     assert!(lane.is_in_the_way(Trouble::Silent, now));
     lane.heard_of_a_pull(&PullEvent::GivenBack(1), now);
-    assert!(!lane.is_in_the_way(Trouble::Silent, now) && !lane.is_in_the_way(Trouble::Denied, now));
+    let much_later = now + Duration::from_secs(600);
+    for trouble in [Trouble::Silent, Trouble::Denied] {
+        assert!(!lane.is_in_the_way(trouble, now));
+        assert!(!lane.is_in_the_way(trouble, much_later), "nothing was tried since");
+    }
     assert!(lane.is_in_the_way(Trouble::Gone, now));
+    lane.pulling_since = Some(now);
+    assert!(!lane.is_in_the_way(Trouble::Denied, now));
     assert!(lane.is_in_the_way(Trouble::Denied, now + Duration::from_secs(3)));
+    let late = Delivery { above_credit: true, ..delivery(1, 1, 1, now) };
+    lane.heard_of_a_pull(&PullEvent::Message(late), now);
+    assert!(lane.is_in_the_way(Trouble::Denied, now + Duration::from_secs(3)), "by a pull that is over");
+    lane.heard_of_a_pull(&PullEvent::AllDead { credits: 1, why: PullEnd::ConsumerDeleted }, now);
+    assert!(lane.is_in_the_way(Trouble::Denied, now));
 }
