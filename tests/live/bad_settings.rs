@@ -198,7 +198,7 @@ async fn a_secret_in_the_wrong_place_or_form_is_not_shown() {
     let headless = good.key.replacen('\n', "", 1);
     for (key, why) in [
         (&joined, "an END line is missing, or stands on the line of another"),
-        (&escaped, "a BEGIN line is not alone on its line"),
+        (&escaped, "an END line is missing, or stands on the line of another"),
         (&headless, "a BEGIN line is not alone on its line"),
     ] {
         let line = format!(
@@ -225,7 +225,7 @@ async fn a_secret_in_the_wrong_place_or_form_is_not_shown() {
     );
     refused(GOOD, &[("NATS_CERT", SECRET), ("NATS_KEY", good.key.as_str())], &[&line]).await;
     let folder = tempfile::tempdir().unwrap();
-    let latin = write(folder.path(), "latin", b"caf\xe9");
+    let latin = write(folder.path(), "latin", b"caf\xe9s");
     let latin = latin.to_str().unwrap();
     let line = format!(
         "NATS_TOKEN_FILE: {latin} cannot be used: invalid utf-8 sequence of 1 bytes from index 3; allowed is a file with \
