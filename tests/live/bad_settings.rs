@@ -198,7 +198,7 @@ async fn a_secret_in_the_wrong_place_or_form_is_not_shown() {
     let headless = good.key.replacen('\n', "", 1);
     for (key, why) in [
         (&joined, "an END line is missing, or stands on the line of another"),
-        (&escaped, "an END line is missing, or stands on the line of another"),
+        (&escaped, "a BEGIN line is not alone on its line"),
         (&headless, "a BEGIN line is not alone on its line"),
     ] {
         let line = format!(
