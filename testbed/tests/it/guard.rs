@@ -48,7 +48,10 @@ async fn a_stopped_process_goes_with_its_owner() {
 async fn nothing_is_left(child: &str, signal: Option<Signal>) {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report");
-    let mut process = Command::new(std::env::current_exe().unwrap())
+    // Who starts the tests in the background from a script has them ignore Ctrl-C, and so would the child.
+    let mut process = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(std::env::current_exe().unwrap())
         .args(["--exact", child, "--ignored", "--nocapture"])
         .env(REPORT, &report)
         .stdin(Stdio::null())
