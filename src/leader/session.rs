@@ -28,7 +28,7 @@ use crate::jetstream::{ConsumerFacts, StreamFacts, consumer_facts, stream_facts}
 use crate::k8s::{CallError, Cluster, DiscoverError, Kind, Sight};
 use crate::ledger::{Action, Lack, Ledger, LiveState, SeenObject};
 use crate::message::HolderId;
-use crate::telemetry::{WatchKind, WriteResult};
+use crate::telemetry::{LabelValue as _, WatchKind, WriteResult};
 use crate::wire::{Books, Grant, Report};
 use waiting::WaitingGrants;
 
@@ -388,18 +388,18 @@ impl<'a> Session<'a> {
         let now = clock::now();
         match seen {
             Seen::Quotas { views, began } => {
-                self.well("quotas");
+                self.well(WatchKind::Quotas.as_str());
                 self.ledger.quotas_listed(views, began, now);
             }
             Seen::Quota(update) => self.ledger.quota(update, now),
             Seen::QuotasAlive => {
-                self.well("quotas");
+                self.well(WatchKind::Quotas.as_str());
                 self.ledger.quota_watch_alive(now);
             }
             Seen::Objects { objects, version, began, gap } => self.listed(&objects, version, began, gap),
             Seen::Object { event, replayed } => self.object(&event, replayed),
             Seen::ObjectsAlive => {
-                self.well("objects");
+                self.well(WatchKind::Objects.as_str());
                 if let Some((counted, _)) = &self.leader.settings.own.created {
                     self.ledger.object_watch_alive(counted, now);
                 }
@@ -407,9 +407,8 @@ impl<'a> Session<'a> {
             Seen::Forbidden { text } => self.forbidden(&text),
             Seen::QuotasForbidden { lack } => self.ledger.quotas_refused(lack, now),
             Seen::Trouble { watch, error } => {
-                let label = if watch == "quotas" { WatchKind::Quotas } else { WatchKind::Objects };
-                self.leader.metrics.watch_restarts.inc(label);
-                self.trouble(watch, &error);
+                self.leader.metrics.watch_restarts.inc(watch);
+                self.trouble(watch.as_str(), &error);
             }
         }
         self.say_lack();

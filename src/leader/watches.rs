@@ -11,6 +11,7 @@ use crate::gate::QuotaView;
 use crate::k8s::{CallError, Cluster, Kind, ObjectEvent, QuotaEvent, QuotaFault, Sight};
 use crate::ledger::{Lack, QuotaUpdate, Refusal};
 use crate::message::denied;
+use crate::telemetry::WatchKind;
 
 /// How long one watch call lives. The API server sends a bookmark in the last two seconds of it, so this bounds both how
 /// long a half-open connection goes unnoticed and how late the record's version moves where nothing happens.
@@ -46,7 +47,7 @@ pub(super) enum Seen {
     /// The quotas may not be listed or watched.
     QuotasForbidden { lack: Lack },
     /// A call failed and is tried again.
-    Trouble { watch: &'static str, error: CallError },
+    Trouble { watch: WatchKind, error: CallError },
 }
 
 /// A pause that grows while calls fail.
@@ -209,13 +210,10 @@ async fn watch_objects(
                 Ok(watch) => watch,
                 Err(CallError::Expired) => break 'resume,
                 Err(error) => {
-                    if trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
-                        barred = true;
-                        resume = Some(from);
-                        continue 'list;
-                    }
-                    if untold.is_some() {
-                        // By the time that the watch opens this list would be old, and be told as new.
+                    let forbidden = trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await?;
+                    barred |= forbidden;
+                    // By the time that the watch opens an untold list would be old, and be told as new.
+                    if forbidden || untold.is_some() {
                         resume = Some(from);
                         continue 'list;
                     }
@@ -238,8 +236,8 @@ async fn watch_objects(
                     }
                     Some(Err(CallError::Expired)) => break 'resume,
                     Some(Err(error)) => {
-                        if trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await? == Forbidden::Yes {
-                            barred = true;
+                        barred = trouble(Eye::Objects, error, &mut unwatched, &mut pause, to).await?;
+                        if barred {
                             resume = Some(from);
                             continue 'list;
                         }
@@ -272,14 +270,6 @@ async fn tell_all(untold: &mut Option<Seen>, gap: &mut bool, to: &mpsc::Sender<S
     Ok(())
 }
 
-/// Whether a call failed for want of a right. Then the live objects are forgotten until a list tells of them again; the
-/// watch goes on from where it was, so that the record has no gap.
-#[derive(PartialEq, Eq)]
-enum Forbidden {
-    Yes,
-    No,
-}
-
 /// What is listed and watched.
 #[derive(Clone, Copy)]
 enum Eye {
@@ -289,10 +279,10 @@ enum Eye {
 }
 
 impl Eye {
-    const fn as_str(self) -> &'static str {
+    const fn watch(self) -> WatchKind {
         match self {
-            Self::Quotas(_) => "quotas",
-            Self::Objects => "objects",
+            Self::Quotas(_) => WatchKind::Quotas,
+            Self::Objects => WatchKind::Objects,
         }
     }
 
@@ -313,25 +303,27 @@ pub(super) fn quotas_lack(verb: &'static str, error: &CallError) -> Option<Lack>
     error.status().and_then(|status| Lack::of(verb, "resourcequotas", status))
 }
 
+/// Whether a call failed for want of a right. Then the live objects are forgotten until a list tells of them again; the
+/// watch goes on from where it was, so that the record has no gap.
 async fn trouble(
     eye: Eye,
     error: CallError,
     refusal: &mut Refusal,
     pause: &mut Pause,
     to: &mpsc::Sender<Seen>,
-) -> Result<Forbidden, Over> {
+) -> Result<bool, Over> {
     if let Some(forbidden) = eye.forbidden(&error) {
         if !refusal.again(clock::now()) {
             tracing::debug!(error = %error, "refused; asking again before that is believed");
             tokio::time::sleep(ASK_AGAIN).await;
-            return Ok(Forbidden::No);
+            return Ok(false);
         }
         tell(to, forbidden).await?;
         tokio::time::sleep(FORBIDDEN_PAUSE).await;
-        return Ok(Forbidden::Yes);
+        return Ok(true);
     }
     refusal.over();
-    tell(to, Seen::Trouble { watch: eye.as_str(), error }).await?;
+    tell(to, Seen::Trouble { watch: eye.watch(), error }).await?;
     pause.wait().await;
-    Ok(Forbidden::No)
+    Ok(false)
 }

@@ -8,11 +8,12 @@ use crate::clock;
 use crate::jetstream::ConsumerFacts;
 use crate::k8s::{ObjectEvent, Sight};
 use crate::ledger::SeenObject;
+use crate::telemetry::{LabelValue as _, WatchKind};
 
 impl Session<'_> {
     pub(super) fn listed(&mut self, objects: &[Sight], version: u64, began: Instant, gap: bool) {
         let now = clock::now();
-        self.well("objects");
+        self.well(WatchKind::Objects.as_str());
         let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
         // Nothing stands in the record to go on from, and creates have been made unseen.
         let blind = self.forbidden_said && self.projection.record().version() == 0;
@@ -69,7 +70,7 @@ impl Session<'_> {
 
     pub(super) fn object(&mut self, event: &ObjectEvent, replayed: bool) {
         let now = clock::now();
-        self.well("objects");
+        self.well(WatchKind::Objects.as_str());
         let Some((counted, _)) = self.leader.settings.own.created.clone() else { return };
         match event {
             ObjectEvent::Applied(sight) | ObjectEvent::Deleted(sight) if replayed => {
