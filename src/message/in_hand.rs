@@ -4,45 +4,81 @@
 //! is made anew. So a message is known by its sequence and its store time: the sequence alone would take another message
 //! for a copy of the lost one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a delivery is to those in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// None of them.
+    /// None of them has its sequence.
     New,
     /// One of them once more. The first copy is worked on, and its ack acknowledges this one; where that one was
     /// forgotten it sends none, and the message comes once more.
     Copy,
     /// Another message with the sequence of one of them: the server has lost that one, and whatever else it had stored
     /// and handed out by then is not sure any more.
-    Reused,
+    Displacing,
+    /// The one that was lost, which comes late: the one in hand is the newer.
+    Displaced,
+    /// The one that displaced another which is in hand still: it was here before and went back.
+    Known,
+}
+
+/// The messages in hand whose sequence the stream gave to another one: whatever is sent about one of them would concern
+/// the other. A clone costs nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Displaced {
+    /// For each such sequence the store time of the newest message that has it.
+    newest: Arc<BTreeMap<u64, i64>>,
+}
+
+impl Displaced {
+    /// Whether this message is one of them.
+    #[must_use]
+    pub fn has(&self, sequence: u64, store_time_ns: i64) -> bool {
+        self.newest.get(&sequence).is_some_and(|newest| *newest != store_time_ns)
+    }
 }
 
 /// The messages in hand.
 #[derive(Clone, Debug, Default)]
 pub struct InHand {
     messages: BTreeSet<(u64, i64)>,
+    displaced: Displaced,
 }
 
 impl InHand {
-    /// What a delivery is to those in hand.
-    #[must_use]
-    pub fn arrival(&self, sequence: u64, store_time_ns: i64) -> Arrival {
-        let mut same = self.messages.range((sequence, i64::MIN)..=(sequence, i64::MAX)).peekable();
-        if same.peek().is_none() {
+    /// What a delivery is to those in hand. One that comes late, by a pull that is over or by an older connection,
+    /// displaces none.
+    pub fn arrives(&mut self, sequence: u64, store_time_ns: i64, late: bool) -> Arrival {
+        if !self.has(sequence) {
             Arrival::New
-        } else if same.any(|(_, stored)| *stored == store_time_ns) {
+        } else if self.messages.contains(&(sequence, store_time_ns)) {
             Arrival::Copy
+        } else if self.displaced.newest.get(&sequence) == Some(&store_time_ns) {
+            Arrival::Known
+        } else if late {
+            let newest = self.of(sequence).map(|(_, stored)| *stored).max().unwrap_or(store_time_ns);
+            Arc::make_mut(&mut self.displaced.newest).entry(sequence).or_insert(newest);
+            Arrival::Displaced
         } else {
-            Arrival::Reused
+            Arc::make_mut(&mut self.displaced.newest).insert(sequence, store_time_ns);
+            Arrival::Displacing
         }
     }
 
-    /// Whether one of this sequence is in hand.
+    fn of(&self, sequence: u64) -> impl Iterator<Item = &(u64, i64)> {
+        self.messages.range((sequence, i64::MIN)..=(sequence, i64::MAX))
+    }
+
+    /// Those whose sequence the stream gave to another one.
     #[must_use]
-    pub fn has(&self, sequence: u64) -> bool {
-        self.messages.range((sequence, i64::MIN)..=(sequence, i64::MAX)).next().is_some()
+    pub const fn displaced(&self) -> &Displaced {
+        &self.displaced
+    }
+
+    fn has(&self, sequence: u64) -> bool {
+        self.of(sequence).next().is_some()
     }
 
     /// It is in hand.
@@ -50,9 +86,15 @@ impl InHand {
         self.messages.insert((sequence, store_time_ns));
     }
 
-    /// It is in hand no more.
-    pub fn ended(&mut self, sequence: u64, store_time_ns: i64) {
+    /// It is in hand no more. Whether [`displaced`](Self::displaced) changed with that: where none is left of a sequence
+    /// that was given again, nothing is known of it any more.
+    pub fn ended(&mut self, sequence: u64, store_time_ns: i64) -> bool {
         self.messages.remove(&(sequence, store_time_ns));
+        let over = self.displaced.newest.contains_key(&sequence) && !self.has(sequence);
+        if over {
+            Arc::make_mut(&mut self.displaced.newest).remove(&sequence);
+        }
+        over
     }
 
     /// How many.
@@ -75,20 +117,51 @@ mod tests {
     #[test]
     fn another_message_of_the_same_sequence_is_no_copy() {
         let mut in_hand = InHand::default();
-        assert_eq!(in_hand.arrival(7, 100), Arrival::New);
+        assert_eq!(in_hand.arrives(7, 100, false), Arrival::New);
         in_hand.taken(7, 100);
         in_hand.taken(8, 110);
-        assert_eq!(in_hand.arrival(7, 100), Arrival::Copy);
-        assert_eq!(in_hand.arrival(7, 120), Arrival::Reused);
-        assert_eq!(in_hand.arrival(9, 120), Arrival::New);
+        assert_eq!(in_hand.arrives(7, 100, false), Arrival::Copy);
+        assert_eq!(in_hand.arrives(9, 120, false), Arrival::New);
+        assert!(!in_hand.displaced().has(7, 100));
+        assert_eq!(in_hand.arrives(7, 120, false), Arrival::Displacing);
+        assert!(in_hand.displaced().has(7, 100) && !in_hand.displaced().has(7, 120));
+        assert!(!in_hand.displaced().has(8, 110), "nothing is known of the others");
         in_hand.taken(7, 120);
-        assert_eq!(in_hand.arrival(7, 120), Arrival::Copy);
+        assert_eq!(in_hand.arrives(7, 120, false), Arrival::Copy);
         assert_eq!(in_hand.len(), 3);
-        assert!(in_hand.has(7) && !in_hand.has(6));
-        in_hand.ended(7, 100);
-        assert_eq!(in_hand.arrival(7, 120), Arrival::Copy, "the end of the lost one is not the end of the new one");
-        in_hand.ended(7, 120);
-        in_hand.ended(8, 110);
+        assert!(!in_hand.ended(7, 100));
+        assert_eq!(
+            in_hand.arrives(7, 120, false),
+            Arrival::Copy,
+            "the end of the lost one is not the end of the new one"
+        );
+        assert!(in_hand.ended(7, 120), "none is left of that sequence");
+        assert_eq!(in_hand.displaced(), &Displaced::default());
+        assert!(!in_hand.ended(8, 110));
         assert!(in_hand.is_empty());
+    }
+
+    #[test]
+    fn who_comes_late_displaces_none_and_who_displaced_is_known() {
+        let mut in_hand = InHand::default();
+        in_hand.taken(7, 100);
+        in_hand.arrives(7, 120, false);
+        // The newer one goes back and comes again.
+        assert_eq!(in_hand.arrives(7, 120, false), Arrival::Known);
+        in_hand.taken(7, 120);
+        in_hand.ended(7, 100);
+        assert_eq!(in_hand.arrives(7, 100, true), Arrival::Displaced);
+        in_hand.taken(7, 100);
+        assert!(in_hand.displaced().has(7, 100) && !in_hand.displaced().has(7, 120));
+        assert!(!in_hand.ended(7, 120), "the lost one is in hand still");
+        assert!(in_hand.displaced().has(7, 100));
+        // A second time.
+        assert_eq!(in_hand.arrives(7, 140, false), Arrival::Displacing);
+        assert!(in_hand.displaced().has(7, 120) && !in_hand.displaced().has(7, 140));
+        // The lost one comes first after all: what is in hand is the newer.
+        let mut in_hand = InHand::default();
+        in_hand.taken(7, 120);
+        assert_eq!(in_hand.arrives(7, 100, true), Arrival::Displaced);
+        assert!(in_hand.displaced().has(7, 100) && !in_hand.displaced().has(7, 120));
     }
 }

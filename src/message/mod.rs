@@ -18,7 +18,7 @@ pub mod retry;
 pub use concurrency::Concurrency;
 pub use dead::{DeadLetter, DeadReason, MAX_DETAIL_BYTES, Packed, keeps_header};
 pub use identity::{CREDIT_ANNOTATION, CreditId, HolderId, MESSAGE_ANNOTATION, MessageId, NAME_HASH_CHARS, owns};
-pub use in_hand::{Arrival, InHand};
+pub use in_hand::{Arrival, Displaced, InHand};
 pub use machine::{
     Action, Actions, Block, Confirmed, Effect, Event, Facts, Found, Handed, How, Looked, Machine, Noted, OnDoubt,
     Outcome, Terms, Why,

@@ -74,6 +74,35 @@ pub struct QuotaRefusal {
     pub limited: BTreeMap<String, String>,
 }
 
+impl QuotaRefusal {
+    /// Whether less is used than the refusal says, by a newer view of the quota, so that the object fits: then the
+    /// refusal is late, and the API server's admission will see in a moment what is seen already.
+    #[must_use]
+    pub fn is_late(&self, used: impl Fn(&str) -> Option<Quantity>) -> bool {
+        let amount = |amounts: &BTreeMap<String, String>, resource: &str| -> Option<Quantity> {
+            amounts.get(resource).and_then(|text| Quantity::parse(text).ok())
+        };
+        let mut fits = false;
+        for (resource, requested) in &self.requested {
+            let (Some(ours), Ok(requested)) = (used(resource), Quantity::parse(requested)) else {
+                continue;
+            };
+            let (Some(theirs), Some(limited)) = (amount(&self.used, resource), amount(&self.limited, resource)) else {
+                return false;
+            };
+            if theirs.saturating_add(requested) <= limited {
+                // This resource is not what was refused.
+                continue;
+            }
+            if ours.saturating_add(requested) > limited {
+                return false;
+            }
+            fits = true;
+        }
+        fits
+    }
+}
+
 /// What the target refuses whatever the message. A closed set: it is a word of logs and status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RefusedWhat {

@@ -212,7 +212,7 @@ impl Hand {
     /// Whether the consumer may have forgotten that it handed the message out: then it may be another's already.
     fn is_forgotten(&self, alert: &Alert) -> bool {
         alert.forgotten != self.forgotten_before
-            || alert.is_displaced(self.delivery.sequence, self.delivery.store_time_ns)
+            || alert.displaced.has(self.delivery.sequence, self.delivery.store_time_ns)
     }
 
     fn alerted(&self, alert: &Alert, events: &mut VecDeque<Event>) {

@@ -7,6 +7,7 @@ mod memory;
 
 pub(super) use flow::PULL_EXPIRES;
 pub(super) use memory::Baseline;
+use memory::Unread;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::consumer::Trouble;
 use super::credits::Credits;
 use super::freshness::Freshness;
 use super::hand::{Ended, Hand, News};
+use super::pulls::Pulls;
 use super::shared::{Alert, Shared};
 use super::trigger::Trigger;
 use crate::clock;
@@ -109,10 +111,7 @@ pub(super) struct Lane {
     known_reign: u64,
     /// When the consumer may last have forgotten something with the connection in place.
     forgotten_at: Option<Instant>,
-    /// The stream's end could not be read.
-    ask_stream_at: Option<Instant>,
-    /// Why the stream's end could not be read.
-    stream_trouble: Option<String>,
+    stream_unread: Option<Unread>,
     reported_at: Option<Instant>,
     asking: Asking,
     /// When the next report goes.
@@ -120,12 +119,7 @@ pub(super) struct Lane {
     /// The leader has not answered yet, or its queue was full.
     report_not_before: Option<Instant>,
     pull_not_before: Option<Instant>,
-    /// When a pull was last denied to our NATS user.
-    pulls_denied: Option<Instant>,
-    /// Whether the last pull brought a message or came to its orderly end.
-    pulls_served: bool,
-    /// Since when pulls are out that nothing was heard of.
-    pulling_since: Option<Instant>,
+    pulls: Pulls,
     stopping: Option<Instant>,
 }
 
@@ -168,16 +162,13 @@ impl Lane {
             known_connection,
             known_reign,
             forgotten_at: None,
-            ask_stream_at: None,
-            stream_trouble: None,
+            stream_unread: None,
             reported_at: None,
             asking: Asking::default(),
             report_at: None,
             report_not_before: None,
             pull_not_before: None,
-            pulls_denied: None,
-            pulls_served: false,
-            pulling_since: None,
+            pulls: Pulls::default(),
             stopping: None,
         };
         (lane, ports.grants, heard)
@@ -354,21 +345,23 @@ impl Lane {
     }
 
     fn pulled(&mut self, event: PullEvent, crew: &mut Crew<Ended>) {
-        self.heard_of_a_pull(&event, clock::now());
+        let now = clock::now();
+        self.heard_of_a_pull(&event, now);
         match event {
-            PullEvent::Message(delivery) => self.delivered(delivery, crew),
+            PullEvent::Message(delivery) => self.delivered(delivery, crew, now),
             PullEvent::GivenBack(_) => {
                 if self.credits.others_wait() {
                     // An empty pull: who waits elsewhere has more use for them.
                     self.credits.give_back(0);
                 }
             }
-            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => self.pull_ended(&why),
+            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
+                self.pull_ended(&why, now)
+            }
         }
     }
 
-    fn pull_ended(&mut self, why: &PullEnd) {
-        let now = clock::now();
+    fn pull_ended(&mut self, why: &PullEnd, now: Instant) {
         if why.may_have_forgotten() {
             self.forgotten(now);
         }
@@ -401,12 +394,11 @@ impl Lane {
         }
     }
 
-    fn delivered(&mut self, delivery: Delivery, crew: &mut Crew<Ended>) {
-        let now = clock::now();
+    fn delivered(&mut self, delivery: Delivery, crew: &mut Crew<Ended>, now: Instant) {
         let remembers = self.knows_connection(delivery.epoch);
         match self.arrives(&delivery, now) {
             Arrival::Copy => return,
-            Arrival::New | Arrival::Reused => {}
+            Arrival::New | Arrival::Displacing | Arrival::Displaced | Arrival::Known => {}
         }
         // A pull that was sent before the target refused may still bring some: one at a time is tried.
         let blocked = self.block.as_ref().is_some_and(|block| !block.may_probe(now));

@@ -13,6 +13,7 @@ mod freshness;
 mod hand;
 mod lane;
 mod limiter;
+mod pulls;
 mod record_copy;
 mod setup;
 mod shared;

@@ -1,6 +1,5 @@
 //! What the lane and its messages share.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -9,9 +8,8 @@ use tokio::sync::watch;
 
 use super::limiter::Limiter;
 use super::trigger::Trigger;
-use crate::gate::Quantity;
 use crate::jetstream::{Acker, Connection, ConnectionState};
-use crate::message::{HolderId, MessageId, QuotaRefusal, Record, Says, Terms};
+use crate::message::{Displaced, HolderId, MessageId, QuotaRefusal, Record, Says, Terms};
 use crate::telemetry::SensorMetrics;
 use crate::wire::{Grant, Reading};
 
@@ -61,16 +59,8 @@ pub(super) struct Alert {
     pub(super) shutdown: bool,
     /// How often the consumer may have forgotten what it handed out, with the connection in place.
     pub(super) forgotten: u64,
-    /// Sequences of messages in hand that the stream gave again, each with the store time of the newest message that has
-    /// it: whatever is sent about an older one would concern that.
-    pub(super) reused: Arc<BTreeMap<u64, i64>>,
-}
-
-impl Alert {
-    /// Whether the stream gave the sequence of a message to another one.
-    pub(super) fn is_displaced(&self, sequence: u64, store_time_ns: i64) -> bool {
-        self.reused.get(&sequence).is_some_and(|newest| *newest != store_time_ns)
-    }
+    /// The messages in hand whose sequence the stream gave to another one.
+    pub(super) displaced: Displaced,
 }
 
 /// What the lane knows and a message needs at a step.
@@ -222,32 +212,9 @@ impl Shared {
     /// and the API server's admission will see in a moment what we see already.
     pub(super) fn contradicts(&self, refusal: &QuotaRefusal) -> bool {
         let readings = Arc::clone(&self.facts().readings);
-        let used: BTreeMap<&str, Quantity> = readings
-            .iter()
-            .filter(|reading| reading.quota == refusal.quota)
-            .map(|reading| (reading.resource.as_str(), reading.used))
-            .collect();
-        let amount = |amounts: &BTreeMap<String, String>, resource: &str| -> Option<Quantity> {
-            amounts.get(resource).and_then(|text| Quantity::parse(text).ok())
-        };
-        let mut fits = false;
-        for (resource, requested) in &refusal.requested {
-            let (Some(ours), Ok(requested)) = (used.get(resource.as_str()), Quantity::parse(requested)) else {
-                continue;
-            };
-            let (Some(theirs), Some(limited)) = (amount(&refusal.used, resource), amount(&refusal.limited, resource))
-            else {
-                return false;
-            };
-            if theirs.saturating_add(requested) <= limited {
-                // This resource is not what was refused.
-                continue;
-            }
-            if ours.saturating_add(requested) > limited {
-                return false;
-            }
-            fits = true;
-        }
-        fits
+        refusal.is_late(|resource| {
+            let ours = |reading: &&Reading| reading.quota == refusal.quota && reading.resource.as_str() == resource;
+            readings.iter().find(ours).map(|reading| reading.used)
+        })
     }
 }

@@ -11,7 +11,7 @@ use crate::message::{Answer, Arrival, HolderId, InHand, Says};
 
 const P: Duration = Duration::from_secs(2);
 const ACK_WAIT: Duration = Duration::from_secs(6);
-const LANES: usize = 2;
+const MOST_LANES: u64 = 2;
 
 /// A message: its sequence, and the time at which it was stored.
 type Id = (u64, i64);
@@ -85,7 +85,7 @@ struct Lane {
 
 struct World {
     server: Server,
-    lanes: [Lane; LANES],
+    lanes: Vec<Lane>,
     now: Instant,
     objects: BTreeSet<Id>,
     dead: BTreeSet<Id>,
@@ -110,7 +110,9 @@ impl World {
         let now = Instant::now();
         Self {
             server: Server { process: 1, up: true, ..Server::default() },
-            lanes: std::array::from_fn(|_| Lane { process: 1, last_process: 1, ..Lane::default() }),
+            lanes: (0..=dice.below(MOST_LANES))
+                .map(|_| Lane { process: 1, last_process: 1, ..Lane::default() })
+                .collect(),
             now,
             objects: BTreeSet::new(),
             dead: BTreeSet::new(),
@@ -122,6 +124,7 @@ impl World {
 
     fn facts(&self, lane: usize, hand: &Hand) -> Facts {
         let lane = &self.lanes[lane];
+        let forgotten = hand.forgotten || lane.in_hand.displaced().has(hand.id.0, hand.id.1);
         Facts {
             record: if self.objects.contains(&hand.id) { Says::Done } else { Says::NotYet },
             record_version: Some(u64::MAX),
@@ -130,7 +133,7 @@ impl World {
             connected: lane.process > 0,
             connection: lane.last_process,
             // Every server process is another one.
-            forgetful: if hand.forgotten { u64::MAX } else { lane.last_process },
+            forgetful: if forgotten { u64::MAX } else { lane.last_process },
             contradicted: false,
         }
     }
@@ -226,11 +229,14 @@ impl World {
             return None;
         }
         let id = self.server.hand_out(self.now)?;
-        match self.lanes[lane].in_hand.arrival(id.0, id.1) {
+        match self.lanes[lane].in_hand.arrives(id.0, id.1, false) {
             Arrival::Copy => return None,
-            // Others in hand may be the server's still; nothing more than this one is known to be lost.
-            Arrival::Reused => self.forget(lane, |hand| hand.id.0 == id.0),
-            Arrival::New => {}
+            // Others in hand may be the server's still; nothing more than these is known to be lost.
+            Arrival::Displacing => {
+                let displaced = self.lanes[lane].in_hand.displaced().clone();
+                self.hear_of_loss(lane, |hand| displaced.has(hand.id.0, hand.id.1));
+            }
+            Arrival::New | Arrival::Displaced | Arrival::Known => {}
         }
         self.numbers += 1;
         let credit = CreditId { holder: HolderId::new("h"), number: self.numbers };
@@ -263,11 +269,17 @@ impl World {
     }
 
     /// The lane hears that the consumer may have forgotten what it handed out of these.
-    fn forget(&mut self, lane: usize, which: impl Fn(&Hand) -> bool) {
-        let (forgotten, kept) = std::mem::take(&mut self.lanes[lane].hands).into_iter().partition(which);
-        self.lanes[lane].hands = kept;
-        for mut hand in forgotten {
+    fn forget(&mut self, lane: usize) {
+        for hand in &mut self.lanes[lane].hands {
             hand.forgotten = true;
+        }
+        self.hear_of_loss(lane, |_| true);
+    }
+
+    fn hear_of_loss(&mut self, lane: usize, which: impl Fn(&Hand) -> bool) {
+        let (lost, kept) = std::mem::take(&mut self.lanes[lane].hands).into_iter().partition(which);
+        self.lanes[lane].hands = kept;
+        for mut hand in lost {
             // What is on its way finds nobody, and never the consumer that comes next.
             hand.sent_to = 0;
             let kept = self.step(lane, hand, Event::ConnectionLost);
@@ -318,17 +330,21 @@ impl World {
     }
 
     fn turn(&mut self, dice: &mut Dice, faults: bool) -> Result<(), String> {
-        let lane = usize::try_from(dice.below(LANES as u64)).unwrap();
+        let lane = usize::try_from(dice.below(self.lanes.len() as u64)).unwrap();
         self.now += Duration::from_millis(if dice.percent(85) { dice.below(50) } else { dice.below(3_000) });
         match dice.below(20) {
             0 if faults => self.server.publish(),
             1 if faults && dice.percent(30) => self.server.crash(1 + dice.below(3)),
             2 if !self.server.up => (self.server.up, self.server.process) = (true, self.server.process + 1),
-            // The server gives sequences anew without a restart: the pulls of a lane that has some end with that.
+            // The server gives sequences anew without a restart: the pulls of a lane that has some end with that. One that
+            // is alone and has none learns it by the first that displaces one of its own; until then the server knows of
+            // none that an ack could settle.
             3 if faults && self.server.up && dice.percent(10) => {
-                self.server.crash(u64::MAX);
+                self.server.crash(if dice.percent(50) { u64::MAX } else { 1 + dice.below(3) });
                 self.server.up = true;
-                (0..LANES).for_each(|lane| self.forget(lane, |_| true));
+                if self.lanes.len() > 1 || dice.percent(50) {
+                    (0..self.lanes.len()).for_each(|lane| self.forget(lane));
+                }
             }
             4..6 => self.connects(lane),
             6..10 => {

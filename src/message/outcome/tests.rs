@@ -216,3 +216,30 @@ fn what_is_denied_to_a_call_that_is_none_of_a_messages() {
         assert_eq!(denied(&status(code, "", "")), None, "{code}");
     }
 }
+
+#[test]
+fn a_refusal_is_late_where_a_newer_view_has_room() {
+    let of = |amounts: [(&str, &str); 2]| amounts.map(|(name, amount)| (name.to_owned(), amount.to_owned())).into();
+    let refusal = QuotaRefusal {
+        quota: "q".into(),
+        requested: of([("pods", "1"), ("requests.cpu", "500m")]),
+        used: of([("pods", "5"), ("requests.cpu", "1")]),
+        limited: of([("pods", "5"), ("requests.cpu", "4")]),
+    };
+    let sees = |pods: Option<u64>, cpu: u64| {
+        refusal.is_late(|resource| match resource {
+            "pods" => pods.map(Quantity::from_whole),
+            _ => Some(Quantity::from_whole(cpu)),
+        })
+    };
+    assert!(sees(Some(4), 1), "one has gone");
+    assert!(sees(Some(4), 4), "the cpu was not what was refused");
+    assert!(!sees(Some(5), 1), "it is as the refusal says");
+    assert!(!sees(None, 1), "nothing is known of what was refused");
+    let unread = QuotaRefusal { limited: of([("pods", "many"), ("requests.cpu", "4")]), ..refusal.clone() };
+    assert!(!unread.is_late(|_| Some(Quantity::ZERO)), "what cannot be read proves nothing");
+    let both = QuotaRefusal { used: of([("pods", "5"), ("requests.cpu", "4")]), ..refusal };
+    let two = |cpu| move |resource: &str| Some(if resource == "pods" { Quantity::ZERO } else { cpu });
+    assert!(both.is_late(two(Quantity::ZERO)));
+    assert!(!both.is_late(two(Quantity::from_whole(4))), "one of them has room and the other has none");
+}

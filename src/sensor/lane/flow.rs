@@ -120,9 +120,7 @@ impl Lane {
         let rest = self.credits.lease_until().map_or(PULL_EXPIRES, |until| until.saturating_duration_since(now));
         let expires = PULL_EXPIRES.min(rest).max(Duration::from_millis(50)).min(self.settings.max_expires);
         match puller.pull(free.min(self.settings.max_batch), expires).await {
-            Ok(()) => {
-                self.pulling_since.get_or_insert(now);
-            }
+            Ok(()) => self.pulls.sent(now),
             Err(error @ (PullError::Disconnected | PullError::TimedOut)) => {
                 tracing::debug!(error = %error, "no pull now");
                 self.pull_not_before = Some(now + PULL_PAUSE);
@@ -150,7 +148,7 @@ impl Lane {
         let stream = self.asks_stream_at().filter(|at| *at > now);
         let lease = self.credits.lease_until().filter(|at| *at > now);
         let reminder = self.reminder.deadline().filter(|at| *at > now);
-        let pulls = self.pulls_are_old_at().filter(|at| *at > now);
+        let pulls = self.pulls.deadline(self.waiting.borrow().trouble.is_some()).filter(|at| *at > now);
         let announce = self.announcer.deadline(&self.gate).filter(|at| *at > now);
         [
             self.report_at.filter(|_| self.credits.is_gated()),
@@ -181,10 +179,10 @@ impl Lane {
             Some(grant) => Heard::Live(grant.reason),
         };
         let standing = self.shared.standing();
-        let trouble = waiting.trouble.filter(|trouble| self.is_in_the_way(*trouble, now));
+        let trouble = waiting.trouble.filter(|trouble| self.pulls.are_hindered_by(*trouble, now));
         let nats_down = !self.known_connection.up
             || trouble.is_some()
-            || self.may_not_pull(now)
+            || self.pulls.are_denied(now)
             // A stream that does not answer is as good as gone.
             || standing == Standing::StreamUnknown;
         let local = Reasons::NONE
@@ -203,7 +201,8 @@ impl Lane {
         let moved = self.gate.update(facts, now);
         {
             let lease = self.lease.borrow();
-            let trouble = trouble.map(Trouble::words).or(self.stream_trouble.as_deref());
+            let unread = self.stream_unread.as_ref().map(|unread| unread.why.as_str());
+            let trouble = trouble.map(Trouble::words).or(unread);
             let nats = trouble.filter(|_| self.known_connection.up).or(self.known_connection.last_error.as_deref());
             let grant = grant.filter(|_| self.credits.may_use(now));
             let from = Sources { block: self.block.as_ref(), lease: &lease, grant, nats };

@@ -1,6 +1,5 @@
 //! What the lane makes of news that are bad for all messages: refusals of the target, and servers that forget.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Lane;
@@ -8,13 +7,9 @@ use crate::clock;
 use crate::jetstream::{ConnectionState, Delivery, ManageError, PullEnd, PullEvent, StreamFacts, with_sources};
 use crate::message::{Arrival, Block, CreditId};
 use crate::sensor::block::LocalBlock;
-use crate::sensor::consumer::Trouble;
 
 /// The pause after the stream's end could not be read: it may be gone for long.
 const STREAM_PAUSE: Duration = Duration::from_millis(500);
-
-/// For how long what the last pull showed is taken to hold: above what one pull waits at the server.
-const LATELY: Duration = Duration::from_secs(3);
 
 /// What was known of NATS when the consumer was found or made. What changed since then may have been forgotten.
 #[derive(Debug, Clone)]
@@ -22,6 +17,13 @@ pub(in crate::sensor) struct Baseline {
     pub(in crate::sensor) connection: ConnectionState,
     /// As [`Waiting::reign`](super::Waiting::reign).
     pub(in crate::sensor) reign: u64,
+}
+
+/// The stream's end could not be read.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) why: String,
+    pub(super) again_at: Instant,
 }
 
 impl Lane {
@@ -119,27 +121,24 @@ impl Lane {
 
     /// What a delivery is to the messages in hand, and what it shows of the consumer's memory.
     pub(super) fn arrives(&mut self, delivery: &Delivery, now: Instant) -> Arrival {
-        let arrival = self.in_hand.arrival(delivery.sequence, delivery.store_time_ns);
-        // What comes on an old inbox comes late.
+        // What comes by a pull that is over or by an older connection comes late.
+        let late = delivery.above_credit || delivery.epoch < self.known_connection.epoch;
+        let arrival = self.in_hand.arrives(delivery.sequence, delivery.store_time_ns, late);
         let fell = !delivery.above_credit && self.freshness.count_fell(delivery.consumer_sequence);
-        if fell || arrival == Arrival::Reused {
+        let anew = match arrival {
+            Arrival::New | Arrival::Copy | Arrival::Known => false,
+            Arrival::Displaced | Arrival::Displacing => {
+                let displaced = self.in_hand.displaced().clone();
+                self.alert(|alert| alert.displaced = displaced);
+                true
+            }
+        };
+        if fell || anew {
             tracing::info!(
                 sequence = delivery.sequence,
                 delivery = delivery.consumer_sequence,
                 "the consumer counts anew, or the stream gives a sequence again"
             );
-            let newest = self.shared.alerts.borrow().reused.get(&delivery.sequence).copied();
-            if !fell && newest == Some(delivery.store_time_ns) {
-                // It was here before and went back: nothing new.
-                return arrival;
-            }
-            // What comes late, by a pull that is over or an older connection, is the one that was displaced.
-            let late = delivery.above_credit || delivery.epoch < self.known_connection.epoch;
-            if arrival == Arrival::Reused && !late {
-                self.alert(|alert| {
-                    Arc::make_mut(&mut alert.reused).insert(delivery.sequence, delivery.store_time_ns);
-                });
-            }
             // What else comes by the same pulls tells nothing new of the others.
             if fell || !self.has_forgotten(delivery) {
                 self.forgotten(now);
@@ -148,52 +147,25 @@ impl Lane {
         arrival
     }
 
-    /// What the end of a pull tells of our rights and of the consumer.
+    /// What comes of a pull tells of our rights and of the consumer.
     pub(super) fn heard_of_a_pull(&mut self, event: &PullEvent, now: Instant) {
         match event {
             // Of what comes late, by a pull that is over, nothing follows for those that are out.
             PullEvent::Message(delivery) if delivery.above_credit => {}
-            PullEvent::Message(_) | PullEvent::GivenBack(_) => {
-                (self.pulls_served, self.pulling_since, self.pulls_denied) = (true, None, None);
-            }
+            PullEvent::Message(_) | PullEvent::GivenBack(_) => self.pulls.served(),
             PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
-                (self.pulls_served, self.pulling_since) = (false, None);
-                self.pulls_denied = matches!(why, PullEnd::Denied(_)).then_some(now);
+                self.pulls.failed(matches!(why, PullEnd::Denied(_)), now);
             }
         }
-    }
-
-    /// Whether our NATS user may not pull, as far as that was tried of late: who has no number tries nothing.
-    pub(super) fn may_not_pull(&self, now: Instant) -> bool {
-        self.pulls_denied.is_some_and(|at| now < at + LATELY)
-    }
-
-    /// Whether what was found where the consumer was looked for keeps messages from coming. Pulls have another way
-    /// through the server than questions have, so a question without an answer is nothing where they are served.
-    pub(super) fn is_in_the_way(&self, trouble: Trouble, now: Instant) -> bool {
-        match trouble {
-            Trouble::Gone => true,
-            // Who pulls nothing for now learns nothing new.
-            Trouble::Silent | Trouble::Denied => {
-                !self.pulls_served || self.pulling_since.is_some_and(|since| now >= since + LATELY)
-            }
-        }
-    }
-
-    /// When what the last pull showed is old.
-    pub(super) fn pulls_are_old_at(&self) -> Option<Instant> {
-        let silent = self.pulling_since.filter(|_| self.waiting.borrow().trouble.is_some());
-        self.pulls_denied.into_iter().chain(silent).map(|at| at + LATELY).min()
     }
 
     /// A message is in hand no more.
     pub(super) fn in_hand_ended(&mut self, sequence: u64, store_time_ns: i64) {
-        self.in_hand.ended(sequence, store_time_ns);
-        // Where none is left of a sequence that was given again, there is none to hear of that.
-        let reused = self.shared.alerts.borrow().reused.contains_key(&sequence);
-        if reused && !self.in_hand.has(sequence) {
+        if self.in_hand.ended(sequence, store_time_ns) {
+            // Nobody is left who would have to hear of it.
+            let displaced = self.in_hand.displaced().clone();
             self.shared.alerts.send_if_modified(|alert| {
-                Arc::make_mut(&mut alert.reused).remove(&sequence);
+                alert.displaced = displaced;
                 false
             });
         }
@@ -201,28 +173,31 @@ impl Lane {
 
     /// The question for the stream's end that is to be asked now.
     pub(super) fn stream_question(&self, now: Instant) -> Option<u64> {
-        let may_ask = self.known_connection.up && self.ask_stream_at.is_none_or(|at| at <= now);
+        let may_ask =
+            self.known_connection.up && self.stream_unread.as_ref().is_none_or(|unread| unread.again_at <= now);
         self.freshness.wants_stream_end().filter(|_| may_ask)
     }
 
     /// When that question is to be asked again.
     pub(super) fn asks_stream_at(&self) -> Option<Instant> {
-        self.ask_stream_at.filter(|_| self.known_connection.up && self.freshness.wants_stream_end().is_some())
+        let asks = self.known_connection.up && self.freshness.wants_stream_end().is_some();
+        self.stream_unread.as_ref().filter(|_| asks).map(|unread| unread.again_at)
     }
 
     pub(super) fn stream_answered(&mut self, question: u64, facts: Result<StreamFacts, ManageError>) {
         match facts {
             Ok(facts) => {
-                self.ask_stream_at = None;
-                self.stream_trouble = None;
+                self.stream_unread = None;
                 if self.freshness.stream_ends_at(question, facts.last_sequence) {
                     self.shared.publish_stream(Some(facts.created_ns));
                 }
             }
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the stream's end cannot be read now");
-                self.stream_trouble = Some(format!("the stream cannot be read: {}", with_sources(&error)));
-                self.ask_stream_at = Some(clock::now() + STREAM_PAUSE);
+                self.stream_unread = Some(Unread {
+                    why: format!("the stream cannot be read: {}", with_sources(&error)),
+                    again_at: clock::now() + STREAM_PAUSE,
+                });
             }
         }
     }

@@ -150,7 +150,7 @@ async fn a_sequence_that_comes_with_another_time_is_a_sign_too() {
     assert!(is_fresh(&lane));
     let before = delivery(8, 1, 2, now);
     assert!(!lane.has_forgotten(&before));
-    assert_eq!(lane.arrives(&delivery(7, 2, 3, now), now), Arrival::Reused);
+    assert_eq!(lane.arrives(&delivery(7, 2, 3, now), now), Arrival::Displacing);
     assert!(!is_fresh(&lane));
     assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "what is in hand hears of it");
     assert!(lane.has_forgotten(&before), "a nak of it may concern another's");
@@ -162,10 +162,10 @@ async fn a_sequence_that_comes_with_another_time_is_a_sign_too() {
 async fn what_a_sequence_given_again_displaces_is_forgotten_and_no_more() {
     let mut lane = lane().await;
     let now = clock::now();
-    let displaced = |lane: &Lane, sequence, stored| lane.shared.alerts.borrow().is_displaced(sequence, stored);
+    let displaced = |lane: &Lane, sequence, stored| lane.shared.alerts.borrow().displaced.has(sequence, stored);
     for sequence in [7, 8] {
         lane.in_hand.taken(sequence, 1);
-        assert_eq!(lane.arrives(&delivery(sequence, 2, sequence, now), now), Arrival::Reused);
+        assert_eq!(lane.arrives(&delivery(sequence, 2, sequence, now), now), Arrival::Displacing);
         lane.in_hand.taken(sequence, 2);
         assert!(displaced(&lane, sequence, 1) && !displaced(&lane, sequence, 2));
     }
@@ -173,12 +173,12 @@ async fn what_a_sequence_given_again_displaces_is_forgotten_and_no_more() {
     assert!(!displaced(&lane, 7, 2) && !displaced(&lane, 9, 1));
     // The newer one goes back and comes again, and the older one comes late by another connection.
     lane.in_hand_ended(7, 2);
-    assert_eq!(lane.arrives(&delivery(7, 2, 9, clock::now()), now), Arrival::Reused);
+    assert_eq!(lane.arrives(&delivery(7, 2, 9, clock::now()), now), Arrival::Known);
     assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "that was known");
     lane.in_hand.taken(7, 2);
-    lane.in_hand.ended(7, 1);
+    lane.in_hand_ended(7, 1);
     let late = Delivery { epoch: 0, above_credit: true, ..delivery(7, 1, 1, now) };
-    assert_eq!(lane.arrives(&late, now), Arrival::Reused);
+    assert_eq!(lane.arrives(&late, now), Arrival::Displaced);
     assert!(!displaced(&lane, 7, 2));
     lane.in_hand.taken(7, 1);
     lane.in_hand_ended(7, 1);
@@ -198,10 +198,10 @@ async fn nothing_is_handed_out_while_the_stream_is_not_known() {
     let question = lane.stream_question(now).unwrap();
     lane.stream_answered(question, Err(crate::jetstream::ManageError::StreamMissing { stream: "S".into() }));
     assert_eq!(lane.shared.standing(), Standing::StreamUnknown);
-    assert!(lane.stream_trouble.as_deref().unwrap().contains("cannot be read"));
+    assert!(lane.stream_unread.as_ref().unwrap().why.contains("cannot be read"));
     lane.stream_answered(question, Ok(stream(CREATED + 1)));
     assert_eq!(lane.shared.standing(), Standing::Settling, "another stream, whose record comes first");
-    assert_eq!(lane.stream_trouble, None);
+    assert!(lane.stream_unread.is_none());
     lane.forgotten(now);
     let question = lane.stream_question(now).unwrap();
     lane.stream_answered(question, Ok(stream(CREATED)));
@@ -215,12 +215,12 @@ async fn what_an_older_pull_brings_is_not_tried_where_the_target_refuses() {
     let now = clock::now();
     let block = |after| Some(LocalBlock::new(Reason::ApiThrottled, String::new(), Some(after), now));
     lane.block = block(Duration::from_secs(60));
-    lane.delivered(delivery(8, 1, 2, now), &mut crew);
+    lane.delivered(delivery(8, 1, 2, now), &mut crew, now);
     assert_eq!(lane.credits.busy(), 0, "it goes back");
     lane.block = block(Duration::ZERO);
-    lane.delivered(delivery(9, 1, 3, now), &mut crew);
+    lane.delivered(delivery(9, 1, 3, now), &mut crew, now);
     assert_eq!(lane.credits.busy(), 1, "one is tried");
-    lane.delivered(delivery(10, 1, 4, now), &mut crew);
+    lane.delivered(delivery(10, 1, 4, now), &mut crew, now);
     assert_eq!(lane.credits.busy(), 1, "one at a time");
     crew.abort().await;
 }
@@ -239,35 +239,18 @@ async fn a_stream_that_does_not_answer_is_asked_again_after_a_pause() {
 }
 
 #[tokio::test]
-async fn pulls_that_are_denied_are_known_until_one_is_not() {
+async fn what_comes_of_a_pull_is_heard() {
     let mut lane = lane().await;
     let mut crew = Crew::new("message", 1);
-    lane.pulled(PullEvent::AllDead { credits: 1, why: PullEnd::Denied("no right".to_owned()) }, &mut crew);
-    assert!(lane.may_not_pull(clock::now()));
-    assert!(lane.pull_not_before.is_some(), "not again at once");
-    assert!(!lane.may_not_pull(clock::now() + Duration::from_secs(3)), "nothing was tried since");
-    lane.pulled(PullEvent::GivenBack(1), &mut crew);
-    assert!(!lane.may_not_pull(clock::now()));
-}
-
-#[tokio::test]
-async fn a_question_without_an_answer_is_nothing_where_pulls_are_served() {
-    let mut lane = lane().await;
     let now = clock::now();
-    assert!(lane.is_in_the_way(Trouble::Silent, now));
-    lane.heard_of_a_pull(&PullEvent::GivenBack(1), now);
-    let much_later = now + Duration::from_secs(600);
-    for trouble in [Trouble::Silent, Trouble::Denied] {
-        assert!(!lane.is_in_the_way(trouble, now));
-        assert!(!lane.is_in_the_way(trouble, much_later), "nothing was tried since");
-    }
-    assert!(lane.is_in_the_way(Trouble::Gone, now));
-    lane.pulling_since = Some(now);
-    assert!(!lane.is_in_the_way(Trouble::Denied, now));
-    assert!(lane.is_in_the_way(Trouble::Denied, now + Duration::from_secs(3)));
+    lane.pulled(PullEvent::AllDead { credits: 1, why: PullEnd::Denied("no right".to_owned()) }, &mut crew);
+    assert!(lane.pulls.are_denied(now));
+    assert!(lane.pull_not_before.is_some(), "not again at once");
     let late = Delivery { above_credit: true, ..delivery(1, 1, 1, now) };
     lane.heard_of_a_pull(&PullEvent::Message(late), now);
-    assert!(lane.is_in_the_way(Trouble::Denied, now + Duration::from_secs(3)), "by a pull that is over");
+    assert!(lane.pulls.are_denied(now), "by a pull that is over");
+    lane.pulled(PullEvent::GivenBack(1), &mut crew);
+    assert!(!lane.pulls.are_denied(now) && !lane.pulls.are_hindered_by(Trouble::Denied, now));
     lane.heard_of_a_pull(&PullEvent::AllDead { credits: 1, why: PullEnd::ConsumerDeleted }, now);
-    assert!(lane.is_in_the_way(Trouble::Denied, now));
+    assert!(!lane.pulls.are_denied(now) && lane.pulls.are_hindered_by(Trouble::Denied, now));
 }
