@@ -91,11 +91,21 @@ impl NatsSettings {
 }
 
 const URL: &str = "a comma list of URLs such as nats://host:4222 or tls://host:4222";
+const URL_WITH_USER: &str = "a comma list of URLs, one with a user such as nats://user:password@host:4222; where one of the \
+                             two holds a comma they belong in NATS_USER and NATS_PASSWORD";
+
+/// Whether what stands before the comma may be half a password.
+fn follows_a_secret(item: &str) -> bool {
+    item.contains('@') && !item.contains("://")
+}
 
 /// The URLs of a comma list, and whether one of them holds a user.
 pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     let mut urls = Vec::new();
     let mut userinfo = false;
+    if text.split(',').skip(1).any(follows_a_secret) {
+        return Err(ProblemKind::SecretForm { allowed: URL_WITH_USER });
+    }
     for item in text.split(',').map(str::trim) {
         let url = if item.contains("://") { item.to_owned() } else { format!("nats://{item}") };
         let refused = || form(&without_userinfo(item), URL);
@@ -113,13 +123,33 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     Ok((urls, userinfo))
 }
 
+/// How files are called that settings name; no token ends so.
+const FILE_EXTENSIONS: &[&str] =
+    &["yaml", "yml", "json", "conf", "config", "kubeconfig", "pem", "crt", "cer", "key", "creds", "txt"];
+
 /// Whether a text is a path for sure, and not the content of the file, which may be secret: where a path is wanted people
 /// give the content now and then.
 #[must_use]
 pub fn is_surely_a_path(text: &str) -> bool {
     let path = Path::new(text);
-    let begins_so = path.is_absolute() || path.starts_with(".") || path.starts_with("..");
-    text.len() <= 1_024 && !text.contains(['\n', '\r', '{', '"']) && (begins_so || path.exists())
+    // A token in base64 may begin with `/`.
+    let random = |part: &str| {
+        let has = |class: fn(&char) -> bool| part.chars().any(|char| class(&char));
+        part.contains(['+', '='])
+            || part.len() >= 12
+                && part.chars().all(char::is_alphanumeric)
+                && has(char::is_ascii_uppercase)
+                && has(char::is_ascii_lowercase)
+                && has(char::is_ascii_digit)
+    };
+    let folders = path.parent().is_some_and(|folder| folder.parent().is_some());
+    let begins_so = path.is_absolute() && folders || path.starts_with(".") || path.starts_with("..");
+    let ends_so = path.file_name().is_some_and(|name| name == "config")
+        || path.extension().is_some_and(|extension| FILE_EXTENSIONS.iter().any(|known| extension == *known));
+    text.len() <= 1_024
+        && !text.contains(['\n', '\r', '{', '"'])
+        && (begins_so || ends_so)
+        && !text.split('/').any(random)
 }
 
 fn is_address(address: &str) -> bool {
@@ -146,7 +176,15 @@ pub(super) fn without_userinfo(text: &str) -> String {
             None => url.to_owned(),
         }
     };
-    text.split(',').map(one).collect::<Vec<_>>().join(",")
+    let mut shown: Vec<String> = Vec::new();
+    for item in text.split(',') {
+        if follows_a_secret(item) {
+            shown.clear();
+            shown.push("...".to_owned());
+        }
+        shown.push(one(item));
+    }
+    shown.join(",")
 }
 
 /// PEM or credentials are the text itself, anything else is a path.
@@ -190,7 +228,8 @@ mod tests {
             error,
             "`nats://...@a:b` is not allowed; allowed is a comma list of URLs such as nats://host:4222 or tls://host:4222"
         );
-        assert_eq!(without_userinfo("nats://u:p@x@a,b,c:d@e"), "nats://...@a,b,...@e");
+        assert_eq!(without_userinfo("nats://u:p@x@a,b,c:d@e"), "...,...@e");
+        assert_eq!(without_userinfo("nats://u:p@x@a,b,tls://c:d@e"), "nats://...@a,b,tls://...@e");
         assert_eq!(format!("{read:?}"), "[(not shown), (not shown), (not shown), (not shown)]");
     }
 }

@@ -99,6 +99,12 @@ pub enum ProblemKind {
     /// Two settings that contradict each other, or one that needs another.
     #[error("{0}")]
     Together(String),
+    /// A variable's value, not shown.
+    #[error("the value is not UTF-8; allowed is {allowed}")]
+    NotUtf8 {
+        /// What would be right.
+        allowed: &'static str,
+    },
     /// No such variable.
     #[error("unknown variable{}", nearest.as_ref().map_or_else(String::new, |name| format!(", did you mean {name}?")))]
     Unknown {

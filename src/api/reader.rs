@@ -1,6 +1,7 @@
 //! Texts of variables and flags into settings, collecting everything that is wrong.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,17 +24,24 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(args: &SettingsArgs, env: impl Iterator<Item = (String, String)>) -> Self {
+    pub(super) fn new(args: &SettingsArgs, env: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let mut reader = Self { given: BTreeMap::new(), problems: Vec::new() };
         let mut unknown = Vec::new();
         for (name, value) in env {
-            match table::find(&name) {
-                Some(setting) if !value.is_empty() => {
+            let name = name.to_string_lossy();
+            let Some(setting) = table::find(&name) else {
+                if name.starts_with("BACKPRESSURE_") {
+                    unknown.push(name.into_owned());
+                }
+                continue;
+            };
+            match value.into_string() {
+                Ok(value) if value.is_empty() => {}
+                Ok(value) => {
                     reader.given.insert(setting.variable, (value, Origin::Variable));
                 }
-                Some(_) => {}
-                None if name.starts_with("BACKPRESSURE_") => unknown.push(name),
-                None => {}
+                // Left out it would count as not given, and gating would be off.
+                Err(_) => reader.problem(setting.variable, ProblemKind::NotUtf8 { allowed: setting.form }),
             }
         }
         unknown.sort();

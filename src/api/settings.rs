@@ -11,7 +11,7 @@ use crate::gate::{Quantity, Ratio, ResourceName};
 
 use super::names;
 use super::nats::NatsSettings;
-use super::problem::SettingsError;
+use super::problem::{Problem, SettingsError};
 use super::reader::Reader;
 use super::table::{self, SETTINGS, Setting};
 
@@ -211,7 +211,7 @@ impl Settings {
     /// Where a flag is unknown, or with everything that is wrong with the values.
     pub fn from_args_and_env(
         args: impl Iterator<Item = OsString>,
-        env: impl Iterator<Item = (String, String)>,
+        env: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ArgsError> {
         let command = <SettingsArgs as clap::Args>::augment_args(clap::Command::new("jetgate"));
         let matches = command.try_get_matches_from(args)?;
@@ -222,7 +222,10 @@ impl Settings {
     ///
     /// # Errors
     /// With everything that is wrong.
-    pub fn resolve(args: &SettingsArgs, env: impl Iterator<Item = (String, String)>) -> Result<Self, SettingsError> {
+    pub fn resolve(
+        args: &SettingsArgs,
+        env: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
         let mut reader = Reader::new(args, env);
         let settings = reader.settings();
         match settings {
@@ -237,12 +240,27 @@ impl Settings {
         &self.effective
     }
 
-    /// The namespace of the quota and of the objects: as configured, else the pod's as `POD_NAMESPACE` says it, else
-    /// as the mounted service account says it. Reading those two belongs to the caller.
-    #[must_use]
-    pub fn resolve_namespace(&self, pod_namespace: Option<&str>, service_account: Option<&str>) -> Option<String> {
-        let configured = self.namespace.as_deref();
-        let found = [configured, pod_namespace, service_account].into_iter().flatten();
-        found.map(str::trim).find(|name| names::dns_label(name).is_ok()).map(str::to_owned)
+    /// The namespace of the quota and of the objects: as configured, else as the first of those says that has it, each
+    /// with its name in a sentence. Reading them belongs to the caller.
+    ///
+    /// # Errors
+    /// Where the first that says something says what is no namespace.
+    pub fn resolve_namespace<'a>(
+        &self,
+        around: impl IntoIterator<Item = (&'a str, Option<String>)>,
+    ) -> Result<Option<String>, Problem> {
+        if let Some(configured) = &self.namespace {
+            return Ok(Some(configured.clone()));
+        }
+        for (place, said) in around {
+            let Some(namespace) = said.as_deref().map(str::trim).filter(|namespace| !namespace.is_empty()) else {
+                continue;
+            };
+            return match names::dns_label(namespace) {
+                Ok(()) => Ok(Some(namespace.to_owned())),
+                Err(error) => Err(Problem { setting: place.to_owned(), kind: error.into() }),
+            };
+        }
+        Ok(None)
     }
 }

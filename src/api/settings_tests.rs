@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use crate::gate::{Quantity, Ratio};
 
+use super::nats::without_userinfo;
 use super::settings::ArgsError;
 use super::*;
 
@@ -20,8 +21,7 @@ struct Cli {
 
 fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Settings, ArgsError> {
     let args = std::iter::once("jetgate").chain(args.iter().copied()).map(OsString::from);
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Settings::from_args_and_env(args, env)
+    Settings::from_args_and_env(args, env.iter().map(|(name, value)| (name.into(), value.into())))
 }
 
 fn good(args: &[&str], env: &[(&str, &str)]) -> Settings {
@@ -106,6 +106,11 @@ fn everything_given() {
     assert_eq!((settings.ack_wait, settings.create_timeout), (Duration::from_secs(4), Duration::from_secs(2)));
     assert_eq!(settings.deliver_policy, Some(DeliverPolicy::All));
     assert!(!settings.redelivery_pause);
+    assert_eq!((settings.max_in_flight, settings.on_doubt, settings.replicas), (8, OnDoubt::Dead, Some(5)));
+    assert_eq!((settings.dead_letter_stream.as_deref(), settings.instance.as_str()), (Some("DEAD"), "eu_1"));
+    assert_eq!((settings.log_format, settings.shutdown_grace), (LogFormat::Plain, Duration::from_secs(60)));
+    assert_eq!((settings.metrics_prefix.as_str(), settings.sensor_name.as_deref()), ("argo_events_", Some("orders")));
+    assert_eq!(settings.log_level, "info,jetgate::sensor=debug");
     assert_eq!(settings.nats.urls_shown(), "tls://a:4222,nats://b");
     assert_eq!(settings.nats.auth, Some(NatsAuth::Creds(Material::File("/creds".into()))));
     assert!(matches!(settings.nats.tls.ca, Some(Material::Inline(_))));
@@ -291,18 +296,96 @@ fn secrets_are_never_shown() {
         let broken = [env, &[("ON_DOUBT", "x")]].concat();
         assert!(!problems(&broken).contains("hunter2"));
     }
+    for comma in ["nats://u:hunter2,ss@a", "nats://b,nats://u:1234,hunter2,x@a"] {
+        let said = problems(&[("NATS_URL", comma)]);
+        assert!(!said.contains("hunter2") && !said.contains("1234") && said.contains("NATS_PASSWORD"), "{said}");
+        assert!(!without_userinfo(comma).contains("hunter2"));
+    }
+    assert_eq!(without_userinfo("b,nats://u:p@a:1,tls://c"), "b,nats://...@a:1,tls://c");
     let shown = format!("{:?}", good(&[], &[("NATS_URL", "nats://u:hunter2@a")]));
     assert!(!shown.contains("hunter2") && shown.contains("nats://...@a"), "{shown}");
 }
 
 #[test]
 fn the_namespace_is_found() {
+    let found = |settings: &Settings, pod: &str, mounted: Option<&str>| {
+        let around = [("POD_NAMESPACE", Some(pod.to_owned())), ("the account", mounted.map(str::to_owned))];
+        settings.resolve_namespace(around).map_err(|problem| problem.to_string())
+    };
     let configured = good(&[], &[("BACKPRESSURE_QUOTA_NAMESPACE", "a")]);
-    assert_eq!(configured.resolve_namespace(Some("b"), Some("c")).as_deref(), Some("a"));
+    assert_eq!(found(&configured, "b", Some("c")), Ok(Some("a".to_owned())));
     let open = good(&[], &[]);
-    assert_eq!(open.resolve_namespace(Some("b"), Some("c")).as_deref(), Some("b"));
-    assert_eq!(open.resolve_namespace(Some(""), Some("c\n")).as_deref(), Some("c"));
-    assert_eq!(open.resolve_namespace(None, None), None);
+    assert_eq!(found(&open, "b", Some("c")), Ok(Some("b".to_owned())));
+    assert_eq!(found(&open, "", Some("c\n")), Ok(Some("c".to_owned())));
+    assert_eq!(found(&open, "", None), Ok(None));
+    // The next would be another namespace than somebody meant.
+    let rule = "is not a DNS label: 1 to 63 lower-case letters, digits and `-` are allowed, with a letter or digit at both ends";
+    assert_eq!(found(&open, "Team", Some("c")), Err(format!("POD_NAMESPACE: `Team` {rule}")));
+    assert_eq!(found(&open, " ", Some("a.b")), Err(format!("the account: `a.b` {rule}")));
+}
+
+/// Those that take any text are looked at where they are used.
+#[test]
+fn every_setting_refuses_what_it_cannot_be() {
+    let free =
+        ["NATS_CREDS", "NATS_TOKEN", "NATS_USER", "NATS_PASSWORD", "NATS_CA", "NATS_CERT", "NATS_KEY", "KUBECONFIG"];
+    let with = |setting: &Setting| match setting.variable {
+        name if name.starts_with("BACKPRESSURE_") && name != "BACKPRESSURE_QUOTA_NAME" => {
+            ("BACKPRESSURE_QUOTA_NAME", "q")
+        }
+        _ => ("UNRELATED", ""),
+    };
+    for setting in
+        SETTINGS.iter().filter(|setting| !free.contains(&setting.variable) && !setting.variable.ends_with("_FILE"))
+    {
+        let said = problems(&[with(setting), (setting.variable, "\u{1}, !")]);
+        assert!(said.starts_with(&format!("{}: ", setting.variable)), "{}: {said}", setting.variable);
+        assert!(said.contains("allowed") && !said.contains('\n'), "{said}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_utf_8_is_not_passed_over() {
+    use std::os::unix::ffi::OsStringExt as _;
+    for setting in SETTINGS {
+        let env = std::iter::once((setting.variable.into(), OsString::from_vec(vec![b'q', 0xff])));
+        let args = std::iter::once(OsString::from("jetgate"));
+        let said = Settings::from_args_and_env(args, env).unwrap_err().to_string();
+        let sentence = format!("{}: the value is not UTF-8; allowed is {}", setting.variable, setting.form);
+        assert!(said.lines().any(|line| line == sentence), "{said}");
+    }
+}
+
+#[test]
+fn content_is_no_path() {
+    for path in [
+        "/etc/kube/x",
+        "./x",
+        "../x",
+        "kube/config",
+        "config",
+        "a/team.kubeconfig",
+        "ca.pem",
+        "/tmp/team-AbCd12xyz34/config",
+    ] {
+        assert!(is_surely_a_path(path), "{path}");
+    }
+    let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ0ZWFtIn0.c2lnbmF0dXJl";
+    for content in [
+        "/hunter2",
+        "/9j4AAQSkZJRgABAQ",
+        "/x/9j4AAQSkZJRgABAQ",
+        "/a/b==",
+        "hunter2",
+        "YXBpVmVyc2lvbjogdjE/a+b",
+        jwt,
+        "apiVersion: v1\nkind: Config",
+        "{\"a\": \"x.yaml\"}",
+        "x\n.yaml",
+    ] {
+        assert!(!is_surely_a_path(content), "{content}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use kube::config::Kubeconfig;
 
-use crate::api::Settings;
+use crate::api::{Problem, Settings};
 use crate::clock;
 use crate::ledger::election::Name;
 
@@ -13,12 +13,14 @@ use crate::ledger::election::Name;
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// The namespace of the quota and of the objects: as configured, the pod's, or that of the kubeconfig's context.
-pub(super) fn namespace(settings: &Settings) -> Option<String> {
-    let pod = env::var("POD_NAMESPACE").ok();
-    let mounted = std::fs::read_to_string(NAMESPACE_FILE).ok();
-    settings
-        .resolve_namespace(pod.as_deref(), mounted.as_deref())
-        .or_else(|| settings.kubeconfig.as_deref().and_then(context_namespace))
+pub(super) fn namespace(settings: &Settings) -> Result<Option<String>, Problem> {
+    // What is no UTF-8 is no namespace either, and is told as that.
+    let pod = env::var_os("POD_NAMESPACE").map(|name| name.to_string_lossy().into_owned());
+    settings.resolve_namespace([
+        ("POD_NAMESPACE", pod),
+        (NAMESPACE_FILE, std::fs::read_to_string(NAMESPACE_FILE).ok()),
+        ("the namespace of KUBECONFIG's context", settings.kubeconfig.as_deref().and_then(context_namespace)),
+    ])
 }
 
 fn context_namespace(path: &Path) -> Option<String> {

@@ -29,12 +29,9 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
         LogFormat::Json => logs::Format::Json,
         LogFormat::Plain => logs::Format::Plain,
     };
-    let rust_log = std::env::var("RUST_LOG").ok();
-    // The default gives way to RUST_LOG.
-    let is_set = settings.effective().iter().any(|row| row.name == "LOG_LEVEL" && row.origin != Origin::Default);
-    let level = Some(settings.log_level.as_str()).filter(|_| is_set);
+    let (level, rust_log) = log_levels(settings);
     if let Err(error) = logs::init(format, level, rust_log.as_deref()) {
-        return refuse(&[format!("LOG_LEVEL: {}", chain(&error))]);
+        return refuse(&[chain(&error)]);
     }
     say_settings(&config);
     let grace = settings.shutdown_grace;
@@ -68,6 +65,14 @@ pub(super) fn check(args: &SettingsArgs) -> ExitCode {
     }
 }
 
+/// `LOG_LEVEL` where it is given, and `RUST_LOG`, which the default gives way to.
+fn log_levels(settings: &Settings) -> (Option<&str>, Option<String>) {
+    let is_set = settings.effective().iter().any(|row| row.name == "LOG_LEVEL" && row.origin != Origin::Default);
+    let level = Some(settings.log_level.as_str()).filter(|_| is_set);
+    // What is no UTF-8 is no filter either, and is told as that.
+    (level, std::env::var_os("RUST_LOG").map(|filter| filter.to_string_lossy().into_owned()))
+}
+
 fn refuse(sentences: &[String]) -> ExitCode {
     for sentence in sentences {
         eprintln!("jetgate: {sentence}");
@@ -77,20 +82,18 @@ fn refuse(sentences: &[String]) -> ExitCode {
 
 /// Settings, sensor file and what is around the process; or every sentence about what is wrong.
 fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
-    // A variable that is no UTF-8 cannot be one of ours: all of theirs are names, numbers and paths.
-    let env =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let settings = Settings::resolve(args, env)
+    let settings = Settings::resolve(args, std::env::vars_os())
         .map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    if let Err(error) = logs::filter(Some(settings.log_level.as_str()).filter(|level| !level.is_empty()), None) {
-        return Err(vec![format!("LOG_LEVEL: {}", chain(&error))]);
+    let (level, rust_log) = log_levels(&settings);
+    if let Err(error) = logs::filter(level, rust_log.as_deref()) {
+        return Err(vec![chain(&error)]);
     }
     let faults = outside::nats_faults(&settings);
     if !faults.is_empty() {
         return Err(faults);
     }
     let kubeconfig_faults = outside::kubeconfig_faults(&settings);
-    let namespace = place::namespace(&settings).ok_or_else(|| {
+    let namespace = place::namespace(&settings).map_err(|problem| vec![problem.to_string()])?.ok_or_else(|| {
         if !kubeconfig_faults.is_empty() {
             return kubeconfig_faults.clone();
         }

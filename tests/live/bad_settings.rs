@@ -26,6 +26,25 @@ async fn a_grace_out_of_bounds() {
     refused(GOOD, &[("SHUTDOWN_GRACE", "25")], &[line]).await;
 }
 
+/// What the platform says counts where a setting does not; a bad one is not passed over for the next that says something.
+#[tokio::test]
+async fn what_the_platform_says_is_looked_at_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "{apiVersion: v1, kind: Config, clusters: [], users: [], current-context: a, contexts: [{name: a, context: \
+        {cluster: c, user: u, namespace: Team_A}}]}";
+    let config = write(folder.path(), "config", config);
+    let label = "is not a DNS label: 1 to 63 lower-case letters, digits and `-` are allowed, with a letter or digit at both ends";
+    let open = ("BACKPRESSURE_QUOTA_NAMESPACE", "");
+    let line = format!("POD_NAMESPACE: `Team_A` {label}");
+    refused(GOOD, &[open, ("POD_NAMESPACE", "Team_A")], &[&line]).await;
+    let line = format!("the namespace of KUBECONFIG's context: `Team_A` {label}");
+    refused(GOOD, &[open, ("KUBECONFIG", config.to_str().unwrap())], &[&line]).await;
+    let line = "RUST_LOG=\"jetgate=loud\": no log filter; allowed is a level (off, error, warn, info, debug, trace) or \
+        target=level, separated by commas: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \
+        \"debug\", \"trace\", or a number 0-5";
+    refused(GOOD, &[("RUST_LOG", "jetgate=loud")], &[line]).await;
+}
+
 #[tokio::test]
 async fn a_sensor_file_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
