@@ -39,7 +39,7 @@ pub enum Reason {
     OverAdmitted,
     /// NATS cannot be reached, or not used.
     NatsDown,
-    /// The API server cannot be reached.
+    /// The API server cannot be reached, or not used.
     ApiDown,
     /// The API server asks for fewer calls.
     ApiThrottled,
@@ -187,8 +187,10 @@ impl Reason {
                 name: "target_refused",
                 sentence: "blocked: the API server refuses what is needed, whatever the message",
                 cause: "a right (RBAC), the kind or the namespace is missing: for the objects, or for the Lease and the \
-                        quotas where the sensor leads itself",
-                freed_by: "granting the right, installing the kind, creating the namespace",
+                        quotas where the sensor leads itself; or a quota wants requests or limits that the template \
+                        does not give, or the cluster allows the kind under a quota alone",
+                freed_by: "granting the right, installing the kind, creating the namespace or the quota, naming the \
+                           requests and limits in the template",
                 sets_gauge: true,
             },
             Self::QuotaRefused => Row {
@@ -228,9 +230,9 @@ impl Reason {
             },
             Self::ApiDown => Row {
                 name: "api_down",
-                sentence: "blocked: the API server cannot be reached",
-                cause: "calls fail or run into their timeout",
-                freed_by: "the API server",
+                sentence: "blocked: the API server cannot be reached, or not used",
+                cause: "calls fail or run into their timeout, or the API server does not know who asks (401)",
+                freed_by: "the API server; another login",
                 sets_gauge: false,
             },
             Self::ApiThrottled => Row {

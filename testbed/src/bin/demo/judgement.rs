@@ -94,7 +94,7 @@ fn meaning(code: u16) -> &'static str {
     match code {
         201 => " (created)",
         403 => " (refused by the quota)",
-        409 => " (exists already)",
+        409 => " (exists already, or another was first at the quota)",
         504 => " (cut; the object may be there)",
         _ => "",
     }
