@@ -74,6 +74,7 @@ pub struct Bucket {
     name: String,
     /// As many servers had it when it was opened.
     replicas: usize,
+    warnings: Vec<Finding>,
 }
 
 /// What a key holds.
@@ -114,17 +115,20 @@ impl Bucket {
         }
         if findings.is_empty() {
             let replicas = info.config.num_replicas;
+            let mut warnings = Vec::new();
             if replicas < options.replicas {
-                tracing::warn!(
-                    bucket = name,
-                    replicas,
-                    wanted = options.replicas,
-                    "the bucket was made with fewer replicas; raise them with the nats command"
-                );
+                let allowed = format!("wanted are {}; raise them with the nats command", options.replicas);
+                warnings.push(Finding { setting: "num_replicas", value: replicas.to_string(), allowed });
             }
-            return Ok(Self { connection, name: name.to_owned(), replicas });
+            return Ok(Self { connection, name: name.to_owned(), replicas, warnings });
         }
         Err(ManageError::Unsuitable { what: format!("the bucket {name:?}"), findings })
+    }
+
+    /// What a person should know about its settings.
+    #[must_use]
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
     }
 
     /// Makes the bucket again where somebody deleted it, with no fewer replicas than it had; true where that happened.

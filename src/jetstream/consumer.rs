@@ -168,16 +168,20 @@ pub async fn consumer_facts(
 /// Looks up the consumer and checks that it keeps the promises, or makes it where it is missing and that is allowed.
 pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Result<ConsumerTerms, ManageError> {
     let ConsumerSpec { stream, durable, .. } = spec;
-    let stream_info = stream_info(connection, stream).await?;
-    let stream_info = stream_info.ok_or_else(|| ManageError::StreamMissing { stream: stream.clone() })?;
-    let stream_facts = facts(&stream_info, false, Vec::new());
+    let missing = || ManageError::StreamMissing { stream: stream.clone() };
     let (info, made) = match consumer_info(connection, stream, durable).await? {
         Some(info) => (info, false),
-        None if !spec.create => {
-            return Err(ManageError::ConsumerMissing { stream: stream.clone(), consumer: durable.clone() });
+        None => {
+            // Where both are missing it is the stream that is to be told of.
+            let stream_info = stream_info(connection, stream).await?.ok_or_else(missing)?;
+            if !spec.create {
+                return Err(ManageError::ConsumerMissing { stream: stream.clone(), consumer: durable.clone() });
+            }
+            make(connection, spec, facts(&stream_info, false, Vec::new()).retention).await?
         }
-        None => make(connection, spec, stream_facts.retention).await?,
     };
+    // Asked after the consumer: should both be made anew in between, the consumer is the one that is seen to change.
+    let stream_facts = facts(&stream_info(connection, stream).await?.ok_or_else(missing)?, false, Vec::new());
     let (findings, warnings) = check(&info.config, spec, &stream_facts.subjects);
     if !findings.is_empty() {
         return Err(ManageError::Unsuitable {

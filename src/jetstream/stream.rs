@@ -13,7 +13,7 @@ use super::call::{ApiError, CallError, ReplyFault, read_reply};
 use super::connection::Connection;
 
 /// A setting that does not suit, or that a person should know of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The setting, in the server's words.
     pub setting: &'static str,

@@ -1,8 +1,8 @@
 //! The sensor's place in JetStream: stream, durable, dead letters; made where missing, checked where present, and
 //! looked at once a second.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -45,8 +45,8 @@ pub(super) struct Place {
     pub(super) pulls: Option<(u64, Duration)>,
     pub(super) max_in_flight: u32,
     pub(super) deliver: Option<DeliverPolicy>,
-    /// When the stream was created, as last looked up: before its consumer is.
-    pub(super) stream_created: Arc<AtomicI64>,
+    /// What was said of settings that are unwise.
+    pub(super) said: Arc<Mutex<BTreeSet<(String, Finding)>>>,
 }
 
 /// What was found or made.
@@ -171,8 +171,7 @@ impl Place {
         let spec = StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create, replicas };
         let stream = ensure_stream(connection, &spec).await?;
         let replicas = self.replicas.unwrap_or(stream.replicas);
-        self.stream_created.store(stream.created_ns, Ordering::Relaxed);
-        warn("stream", &stream.warnings);
+        self.warn("stream", &stream.warnings);
         if stream.made {
             let (stream, subject) = (self.stream.as_str(), self.subject.as_str());
             tracing::warn!(stream, subject, "the stream did not exist and was made: is its name right?");
@@ -185,15 +184,17 @@ impl Place {
             replicas,
         };
         let dead = ensure_dead_letter(connection, &spec).await?;
-        warn("dead-letter stream", &dead.warnings);
+        self.warn("dead-letter stream", &dead.warnings);
         if dead.made {
             tracing::info!(stream = self.dead_letters, "dead-letter stream made");
         }
         let options = BucketOptions { create: true, replicas };
         let records = Bucket::open(connection.clone(), &self.records, options).await?;
+        self.warn(&self.records, records.warnings());
         for name in &self.leads_in {
             // The leader would make them, too, but knows of no stream whose replicas they should have.
-            Bucket::open(connection.clone(), name, options).await?;
+            let bucket = Bucket::open(connection.clone(), name, options).await?;
+            self.warn(name, bucket.warnings());
         }
         let key = record_key(&self.namespace, &self.sensor);
         let record = match records.get(&key).await? {
@@ -215,12 +216,24 @@ impl Place {
             None => self.start(&stream),
         };
         let consumer = ensure_consumer(connection, &self.consumer(start, true)).await?;
-        warn("consumer", &consumer.warnings);
+        self.warn("consumer", &consumer.warnings);
         if consumer.made {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
         }
         let is_new = consumer.made && record.is_none() && seen.is_none();
         Ok(Settled { consumer, records, is_new })
+    }
+
+    /// Each finding once: a place is looked for again and again where something is missing.
+    fn warn(&self, what: &str, findings: &[Finding]) {
+        for finding in findings {
+            // A plain set behind it: whoever panicked left it whole.
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.insert((what.to_owned(), finding.clone())) {
+                let Finding { setting, value, allowed } = finding;
+                tracing::warn!(what, setting, value, advice = allowed, "unwise setting");
+            }
+        }
     }
 
     fn start(&self, stream: &StreamFacts) -> Start {
@@ -249,7 +262,6 @@ impl Place {
     /// The place of a sensor that runs: the consumer stays as it was found, because that is what the messages in hand
     /// go by.
     pub(super) fn of(mut self, consumer: &ConsumerTerms) -> Self {
-        self.stream_created.store(consumer.stream_created_ns, Ordering::Relaxed);
         self.ack_wait = consumer.ack_wait;
         self.ack_wait_min = consumer.ack_wait;
         self.pulls =
@@ -280,6 +292,10 @@ impl Place {
                 asked = gone.recv() => {
                     if asked.is_none() {
                         return Ok(());
+                    }
+                    if trouble.is_some() {
+                        // Each pull asks; while it is known what is wrong the clock does.
+                        continue;
                     }
                 }
             }
@@ -324,10 +340,7 @@ impl Place {
         said_gone: &mut bool,
     ) -> Result<ConsumerTerms, PlaceError> {
         match ensure_consumer(connection, &self.consumer(Start::New, false)).await {
-            Ok(terms) => {
-                self.stream_created.store(terms.stream_created_ns, Ordering::Relaxed);
-                Ok(terms)
-            }
+            Ok(terms) => Ok(terms),
             Err(ManageError::ConsumerMissing { .. }) => {
                 if !std::mem::replace(said_gone, true) {
                     let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
@@ -368,17 +381,5 @@ impl Waiting {
     /// The age of the oldest message that waits.
     pub(super) fn oldest_age(&self, now: Instant) -> Option<Duration> {
         self.oldest.map(|(age, read)| age.saturating_add(now.saturating_duration_since(read)))
-    }
-}
-
-fn warn(what: &str, findings: &[Finding]) {
-    for finding in findings {
-        tracing::warn!(
-            what,
-            setting = finding.setting,
-            value = finding.value,
-            advice = finding.allowed,
-            "unwise setting"
-        );
     }
 }

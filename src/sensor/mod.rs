@@ -22,6 +22,7 @@ mod unreadable;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use serde_json::json;
@@ -48,6 +49,7 @@ use credits::Credits;
 use freshness::Freshness;
 use lane::{Lane, LanePorts, LaneSettings, Waiting};
 use limiter::Limiter;
+use setup::Ready;
 use shared::{Identity, RecordCopy, Shared};
 use unreadable::Search;
 
@@ -198,7 +200,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     };
     let stop = tasks.token();
     let ready = setup::ready(&config, &connection, cluster.as_ref(), &stop, &health, &board).await?;
-    let Some((settled, baseline, created)) = ready else { return Ok(()) };
+    let Some(Ready { place, settled, baseline, created }) = ready else { return Ok(()) };
     at_nats.met();
     at_api.met();
 
@@ -218,7 +220,6 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         Some(terms) => Credits::gated(holder, terms),
         None => Credits::free(holder, clock::now()),
     };
-    let place = setup::place(&config).of(&settled.consumer);
     let trigger = setup::trigger(&mut config, cluster.as_ref(), created.as_ref().map(|(_, kind)| kind));
     let shared = Arc::new(Shared::new(
         Identity {
@@ -226,7 +227,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             sensor: config.sensor.name.as_str().into(),
             trigger: config.sensor.trigger_name.as_str().into(),
             stream: config.sensor.stream.as_str().into(),
-            stream_created: Arc::clone(&place.stream_created),
+            stream_created: Arc::new(AtomicI64::new(settled.consumer.stream_created_ns)),
         },
         trigger,
         message::Terms {

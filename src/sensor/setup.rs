@@ -36,6 +36,15 @@ const NO_POLL: Duration = Duration::from_secs(3600);
 /// What the effects are, where they are objects.
 pub(super) type Created = Option<(Counted, Kind)>;
 
+/// What there is before the first message.
+pub(super) struct Ready {
+    /// Of the sensor that runs.
+    pub(super) place: Place,
+    pub(super) settled: Settled,
+    pub(super) baseline: Baseline,
+    pub(super) created: Created,
+}
+
 /// Waits for NATS and for the API server's word on the kind; none where the process is told to stop first.
 pub(super) async fn ready(
     config: &Config,
@@ -44,15 +53,15 @@ pub(super) async fn ready(
     stop: &CancellationToken,
     health: &Health,
     board: &Board,
-) -> Result<Option<(Settled, Baseline, Created)>, SensorError> {
-    let place = place(config);
+) -> Result<Option<Ready>, SensorError> {
     let work = async {
         let created = discover(config, cluster, board).await?;
+        let place = place(config);
         let settled = place.settle(connection, |why| board.waits(Reason::NatsDown, why, clock::now())).await?;
         // At once: whatever is forgotten from here on concerns the messages that are taken later.
         let baseline =
             Baseline { connection: connection.state().borrow().clone(), reign: settled.consumer.facts.reign };
-        Ok::<_, SensorError>((settled, baseline, created))
+        Ok::<_, SensorError>(Ready { place: place.of(&settled.consumer), settled, baseline, created })
     };
     // Waiting is living: whoever restarts a process that waits for NATS gains nothing.
     let beat = async {
@@ -112,7 +121,7 @@ fn passes(error: &DiscoverError) -> bool {
     }
 }
 
-pub(super) fn place(config: &Config) -> Place {
+fn place(config: &Config) -> Place {
     let settings = &config.settings;
     Place {
         namespace: config.namespace.clone(),
@@ -136,7 +145,7 @@ pub(super) fn place(config: &Config) -> Place {
         pulls: None,
         max_in_flight: settings.max_in_flight,
         deliver: settings.deliver_policy,
-        stream_created: Arc::default(),
+        said: Arc::default(),
     }
 }
 

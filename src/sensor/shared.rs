@@ -20,7 +20,7 @@ pub(super) struct Identity {
     pub(super) sensor: Arc<str>,
     pub(super) trigger: Arc<str>,
     pub(super) stream: Arc<str>,
-    /// When the stream was created, as last looked up.
+    /// When the stream was created, as last looked up; written by the lane alone.
     pub(super) stream_created: Arc<AtomicI64>,
 }
 

@@ -1,5 +1,6 @@
 //! What JetStream lacks when the sensor starts: made where that is allowed, and where it is not, said and waited for.
 
+use async_nats::jetstream::stream::{Config, StorageType};
 use jetgate::gate::Reason;
 use testbed::nats::NatsOptions;
 use testbed::{ControlPlane, Nats, wait};
@@ -7,7 +8,7 @@ use testbed::{ControlPlane, Nats, wait};
 use crate::reasons::detail;
 use crate::support::{LONG, Sensor, Stage};
 
-async fn delete_stream(stage: &Stage<'_>) -> async_nats::jetstream::stream::Config {
+async fn delete_stream(stage: &Stage<'_>) -> Config {
     let js = stage.jetstream();
     let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
     js.delete_stream(&stage.stream).await.unwrap();
@@ -74,15 +75,11 @@ async fn what_may_not_be_made_is_named_and_waited_for() {
     let sensor = stage.spawn();
     let (stream, dead) = (stage.stream.clone(), format!("{}-dead", stage.stream));
     lacks(&sensor, 1, &format!("stream {stream:?}"), &format!("$JS.API.STREAM.CREATE.{stream}")).await;
-    js.create_stream(config).await.unwrap();
+    // Each try finds it.
+    js.create_stream(Config { storage: StorageType::Memory, ..config }).await.unwrap();
     lacks(&sensor, 2, &format!("stream {dead:?}"), &format!("$JS.API.STREAM.CREATE.{dead}")).await;
-    js.create_stream(async_nats::jetstream::stream::Config {
-        name: dead,
-        subjects: vec![format!("jetgate.dead.{stream}.>")],
-        ..Default::default()
-    })
-    .await
-    .unwrap();
+    let subjects = vec![format!("jetgate.dead.{stream}.>")];
+    js.create_stream(Config { name: dead, subjects, ..Config::default() }).await.unwrap();
     for (number, bucket) in ["jetgate-record", "jetgate-books", "jetgate-capacity"].into_iter().enumerate() {
         let name = format!("KV_{bucket}");
         lacks(&sensor, number + 3, &format!("stream {name:?}"), &format!("$JS.API.STREAM.CREATE.{name}")).await;
@@ -123,6 +120,8 @@ async fn what_may_not_be_made_is_named_and_waited_for() {
     .await
     .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(20)));
     assert_eq!(sensor.lines("the consumer is gone").len(), 1, "once: {}", sensor.process.last_log_lines(20));
+    let unwise: Vec<_> = sensor.lines("unwise setting").iter().map(|line| line["setting"].clone()).collect();
+    assert_eq!(unwise, ["storage"], "once: {}", sensor.process.last_log_lines(20));
     // What it had done is in its record; what is new is not.
     stage.publish(3..5).await;
     stage.until_exact(&referee, &sensor, 5).await;
