@@ -10,6 +10,8 @@ use std::time::Duration;
 pub const GROWING_BASE: Duration = Duration::from_secs(1);
 /// The last of the growing delays: a repaired target is noticed within a minute.
 pub const GROWING_CAP: Duration = Duration::from_secs(60);
+/// The longest pause that an answer may ask for: something on the way may ask for a day.
+pub const LONGEST_ASKED: Duration = Duration::from_secs(60);
 /// The first delay after a refusal by the quota.
 pub const REFUSED_BASE: Duration = Duration::from_millis(250);
 /// The last delay after a refusal by the quota. The gate keeps such messages from being fetched in vain, so the delay

@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::gate::Reason;
+use crate::message::retry;
 
 /// The first pause before one message is tried again, doubling up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The longest pause that an answer may ask for: something on the way may ask for a day.
-const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// A refusal that concerns every message: one at a time is tried, with growing pauses, until one goes through.
 #[derive(Debug, Clone)]
@@ -23,7 +22,13 @@ pub(super) struct LocalBlock {
 
 impl LocalBlock {
     pub(super) fn new(reason: Reason, detail: String, after: Option<Duration>, now: Instant) -> Self {
-        Self { reason, detail, not_before: now + after.unwrap_or(PAUSE).min(LONGEST_ASKED), refusals: 1, probe: None }
+        Self {
+            reason,
+            detail,
+            not_before: now + after.unwrap_or(PAUSE).min(retry::LONGEST_ASKED),
+            refusals: 1,
+            probe: None,
+        }
     }
 
     /// Another refusal. Those of messages that were under way when the first came do not make the pause longer.
@@ -41,7 +46,7 @@ impl LocalBlock {
             self.probe = None;
             self.refusals = self.refusals.saturating_add(1);
             let pause = PAUSE.saturating_mul(1 << self.refusals.min(10).saturating_sub(1)).min(LONGEST_PAUSE);
-            self.not_before = now + after.map_or(pause, |after| after.max(pause).min(LONGEST_ASKED));
+            self.not_before = now + after.map_or(pause, |after| after.max(pause).min(retry::LONGEST_ASKED));
         }
     }
 
@@ -100,10 +105,10 @@ mod tests {
         let t0 = clock::now();
         let day = Some(Duration::from_secs(86_400));
         let mut block = LocalBlock::new(Reason::ApiThrottled, String::new(), day, t0);
-        assert!(block.may_probe(t0 + LONGEST_ASKED));
+        assert!(block.may_probe(t0 + retry::LONGEST_ASKED));
         block.probing(1);
         block.refused(Reason::ApiThrottled, String::new(), day, 1, t0);
-        assert_eq!(block.not_before(), Some(t0 + LONGEST_ASKED));
+        assert_eq!(block.not_before(), Some(t0 + retry::LONGEST_ASKED));
     }
 
     #[test]

@@ -29,9 +29,19 @@ impl Pulls {
         *self = Self { served: true, ..Self::default() };
     }
 
-    /// They ended for a fault.
-    pub(super) fn failed(&mut self, denied: bool, now: Instant) {
-        *self = Self { denied_at: denied.then_some(now), ..Self::default() };
+    /// They ended without a word on whether others would be served.
+    pub(super) const fn ended(&mut self) {
+        self.silent_since = None;
+    }
+
+    /// They ended because they are not served.
+    pub(super) fn failed(&mut self) {
+        *self = Self::default();
+    }
+
+    /// They ended because our NATS user may not pull.
+    pub(super) fn denied(&mut self, now: Instant) {
+        *self = Self { denied_at: Some(now), ..Self::default() };
     }
 
     /// Whether our NATS user may not pull, as far as that was tried of late: who has no number tries nothing.
@@ -80,7 +90,9 @@ mod tests {
         let old = now + LATELY;
         assert!(pulls.are_hindered_by(Trouble::Denied, old), "nothing was heard since the first");
         assert_eq!((pulls.deadline(true), pulls.deadline(false)), (Some(old), None));
-        pulls.failed(false, now);
+        pulls.ended();
+        assert!(!pulls.are_hindered_by(Trouble::Denied, old), "they were served until the connection was lost");
+        pulls.failed();
         assert!(pulls.are_hindered_by(Trouble::Denied, now));
         assert!(!pulls.are_denied(now));
     }
@@ -89,7 +101,7 @@ mod tests {
     fn what_is_denied_is_known_for_a_while_or_until_one_is_served() {
         let now = clock::now();
         let mut pulls = Pulls::default();
-        pulls.failed(true, now);
+        pulls.denied(now);
         assert!(pulls.are_denied(now) && !pulls.are_denied(now + LATELY));
         assert_eq!(pulls.deadline(false), Some(now + LATELY));
         pulls.served();

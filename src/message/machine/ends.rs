@@ -89,8 +89,7 @@ impl Machine {
             Answer::Poison(reason, text) => self.bury(reason, text, actions),
             Answer::Throttled { after: asked } => {
                 actions.push(Action::Block(Block::Throttled { after: asked }));
-                // Nobody is obeyed for a day.
-                self.asked_until = asked.map(|asked| after(now, asked.min(retry::GROWING_CAP)));
+                self.asked_until = asked.map(|asked| after(now, asked.min(retry::LONGEST_ASKED)));
                 self.unanswered(ordered, actions);
             }
             Answer::Unknown { text: _ } => self.unanswered(ordered, actions),

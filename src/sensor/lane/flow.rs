@@ -91,7 +91,8 @@ impl Lane {
         let room = self.settings.max_in_flight.saturating_sub(self.in_hand.len() as u64).saturating_sub(unused);
         if self.credits.others_wait() {
             let waiting = *self.waiting.borrow();
-            let work = waiting.pending.unwrap_or(0).saturating_add(waiting.ack_pending.unwrap_or(0));
+            // Where nobody can tell how much waits, one is worth a pull, which tells.
+            let work = waiting.pending.map_or(1, |n| n.saturating_add(waiting.ack_pending.unwrap_or(0)));
             return room.min(work.saturating_sub(unused));
         }
         room

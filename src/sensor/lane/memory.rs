@@ -153,9 +153,21 @@ impl Lane {
             // Of what comes late, by a pull that is over, nothing follows for those that are out.
             PullEvent::Message(delivery) if delivery.above_credit => {}
             PullEvent::Message(_) | PullEvent::GivenBack(_) => self.pulls.served(),
-            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => {
-                self.pulls.failed(matches!(why, PullEnd::Denied(_)), now);
-            }
+            // An inbox that nothing was out for.
+            PullEvent::AllDead { credits: 0, why: _ } => {}
+            PullEvent::Refused { credits: _, why } | PullEvent::AllDead { credits: _, why } => match why {
+                PullEnd::Denied(_) => self.pulls.denied(now),
+                PullEnd::ConnectionChanged
+                | PullEnd::SubscriptionEnded
+                | PullEnd::TooManyPulls
+                | PullEnd::LimitExceeded(_) => self.pulls.ended(),
+                PullEnd::LeadershipChange
+                | PullEnd::ServerShutdown
+                | PullEnd::ConsumerDeleted
+                | PullEnd::NoConsumer
+                | PullEnd::Silent
+                | PullEnd::Other { .. } => self.pulls.failed(),
+            },
         }
     }
 

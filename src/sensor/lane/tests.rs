@@ -177,8 +177,11 @@ async fn what_a_sequence_given_again_displaces_is_forgotten_and_no_more() {
     assert_eq!(lane.shared.alerts.borrow().forgotten, 1, "that was known");
     lane.in_hand.taken(7, 2);
     lane.in_hand_ended(7, 1);
-    let late = Delivery { epoch: 0, above_credit: true, ..delivery(7, 1, 1, now) };
-    assert_eq!(lane.arrives(&late, now), Arrival::Displaced);
+    for late in
+        [Delivery { epoch: 0, ..delivery(7, 1, 9, now) }, Delivery { above_credit: true, ..delivery(7, 1, 1, now) }]
+    {
+        assert_eq!(lane.arrives(&late, now), Arrival::Displaced, "by an older connection, by a pull that is over");
+    }
     assert!(!displaced(&lane, 7, 2));
     lane.in_hand.taken(7, 1);
     lane.in_hand_ended(7, 1);
@@ -250,7 +253,13 @@ async fn what_comes_of_a_pull_is_heard() {
     lane.heard_of_a_pull(&PullEvent::Message(late), now);
     assert!(lane.pulls.are_denied(now), "by a pull that is over");
     lane.pulled(PullEvent::GivenBack(1), &mut crew);
-    assert!(!lane.pulls.are_denied(now) && !lane.pulls.are_hindered_by(Trouble::Denied, now));
+    let served = |lane: &Lane| !lane.pulls.are_denied(now) && !lane.pulls.are_hindered_by(Trouble::Denied, now);
+    assert!(served(&lane));
+    // Nothing was out when the connection was lost, or something was: neither says that pulls are not served.
+    for (credits, why) in [(0, PullEnd::ConnectionChanged), (0, PullEnd::Silent), (2, PullEnd::ConnectionChanged)] {
+        lane.heard_of_a_pull(&PullEvent::AllDead { credits, why }, now);
+        assert!(served(&lane));
+    }
     lane.heard_of_a_pull(&PullEvent::AllDead { credits: 1, why: PullEnd::ConsumerDeleted }, now);
     assert!(!lane.pulls.are_denied(now) && lane.pulls.are_hindered_by(Trouble::Denied, now));
 }
