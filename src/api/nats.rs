@@ -108,7 +108,16 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     }
     for item in text.split(',').map(str::trim) {
         let url = if item.contains("://") { item.to_owned() } else { format!("nats://{item}") };
-        let refused = || form(&without_userinfo(item), URL);
+        let refused = || {
+            // Behind a colon may stand a password whose host was forgotten.
+            let shown = without_userinfo(item);
+            let address = shown.split_once("://").map_or(shown.as_str(), |(_, address)| address);
+            if address.contains(':') && !is_address(address.rsplit('@').next().unwrap_or(address)) {
+                ProblemKind::SecretForm { allowed: URL }
+            } else {
+                form(&shown, URL)
+            }
+        };
         let (scheme, rest) = url.split_once("://").ok_or_else(refused)?;
         if !matches!(scheme, "nats" | "tls") {
             return Err(refused());
@@ -226,7 +235,7 @@ mod tests {
         let error = urls("nats://u:secret@a:b").unwrap_err().to_string();
         assert_eq!(
             error,
-            "`nats://...@a:b` is not allowed; allowed is a comma list of URLs such as nats://host:4222 or tls://host:4222"
+            "the value, which is not shown, is not allowed; allowed is a comma list of URLs such as nats://host:4222 or tls://host:4222"
         );
         assert_eq!(without_userinfo("nats://u:p@x@a,b,c:d@e"), "...,...@e");
         assert_eq!(without_userinfo("nats://u:p@x@a,b,tls://c:d@e"), "nats://...@a,b,tls://...@e");

@@ -40,8 +40,12 @@ impl Reader {
                 Ok(value) => {
                     reader.given.insert(setting.variable, (value, Origin::Variable));
                 }
+                Err(_) if args.given().any(|(given, value)| given == setting.variable && !value.is_empty()) => {}
                 // Left out it would count as not given, and gating would be off.
-                Err(_) => reader.problem(setting.variable, ProblemKind::NotUtf8 { allowed: setting.form }),
+                Err(_) => {
+                    reader.given.insert(setting.variable, (String::new(), Origin::Variable));
+                    reader.problem(setting.variable, ProblemKind::NotUtf8 { allowed: setting.form });
+                }
             }
         }
         unknown.sort();

@@ -301,6 +301,10 @@ fn secrets_are_never_shown() {
         assert!(!said.contains("hunter2") && !said.contains("1234") && said.contains("NATS_PASSWORD"), "{said}");
         assert!(!without_userinfo(comma).contains("hunter2"));
     }
+    for forgotten in ["nats://u:hunter2", "nats://u:hunter2,x://ter@a", "u:hunter2", "nats://a,nats://u:hunter2/"] {
+        let said = problems(&[("NATS_URL", forgotten)]);
+        assert!(!said.contains("hunter2") && said.contains("not shown"), "{said}");
+    }
     assert_eq!(without_userinfo("b,nats://u:p@a:1,tls://c"), "b,nats://...@a:1,tls://c");
     let shown = format!("{:?}", good(&[], &[("NATS_URL", "nats://u:hunter2@a")]));
     assert!(!shown.contains("hunter2") && shown.contains("nats://...@a"), "{shown}");
@@ -355,6 +359,9 @@ fn what_is_no_utf_8_is_not_passed_over() {
         let sentence = format!("{}: the value is not UTF-8; allowed is {}", setting.variable, setting.form);
         assert!(said.lines().any(|line| line == sentence), "{said}");
     }
+    let env = std::iter::once(("MAX_IN_FLIGHT".into(), OsString::from_vec(vec![b'7', 0xff])));
+    let args = ["jetgate", "--max-in-flight=8"].map(OsString::from).into_iter();
+    assert_eq!(Settings::from_args_and_env(args, env).unwrap().max_in_flight, 8, "the flag wins");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `jetgate sensor` and `jetgate check`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
         LogFormat::Json => logs::Format::Json,
         LogFormat::Plain => logs::Format::Plain,
     };
-    let (level, rust_log) = log_levels(settings);
-    if let Err(error) = logs::init(format, level, rust_log.as_deref()) {
+    let rust_log = std::env::var("RUST_LOG").ok();
+    if let Err(error) = logs::init(format, log_level(settings), rust_log.as_deref()) {
         return refuse(&[chain(&error)]);
     }
     say_settings(&config);
@@ -65,12 +66,10 @@ pub(super) fn check(args: &SettingsArgs) -> ExitCode {
     }
 }
 
-/// `LOG_LEVEL` where it is given, and `RUST_LOG`, which the default gives way to.
-fn log_levels(settings: &Settings) -> (Option<&str>, Option<String>) {
+/// `LOG_LEVEL` where it is given: the default gives way to `RUST_LOG`.
+fn log_level(settings: &Settings) -> Option<&str> {
     let is_set = settings.effective().iter().any(|row| row.name == "LOG_LEVEL" && row.origin != Origin::Default);
-    let level = Some(settings.log_level.as_str()).filter(|_| is_set);
-    // What is no UTF-8 is no filter either, and is told as that.
-    (level, std::env::var_os("RUST_LOG").map(|filter| filter.to_string_lossy().into_owned()))
+    Some(settings.log_level.as_str()).filter(|_| is_set)
 }
 
 fn refuse(sentences: &[String]) -> ExitCode {
@@ -84,8 +83,10 @@ fn refuse(sentences: &[String]) -> ExitCode {
 fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
     let settings = Settings::resolve(args, std::env::vars_os())
         .map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let (level, rust_log) = log_levels(&settings);
-    if let Err(error) = logs::filter(level, rust_log.as_deref()) {
+    let rust_log = std::env::var_os("RUST_LOG").map(OsString::into_string).transpose();
+    let rust_log =
+        rust_log.map_err(|_| vec!["RUST_LOG: the value is not UTF-8; allowed is a log filter".to_owned()])?;
+    if let Err(error) = logs::filter(log_level(&settings), rust_log.as_deref()) {
         return Err(vec![chain(&error)]);
     }
     let faults = outside::nats_faults(&settings);
