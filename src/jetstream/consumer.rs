@@ -41,6 +41,8 @@ pub struct ConsumerSpec {
     pub max_ack_pending: i64,
     /// Where it begins where it is made here. A work queue allows only `All`, which is used there.
     pub start: Start,
+    /// When the stream was created that this start is of, in nanoseconds since 1970; none where it suits any.
+    pub start_of_ns: Option<i64>,
     /// Whether it may be made.
     pub create: bool,
 }
@@ -173,11 +175,14 @@ pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Re
         Some(info) => (info, false),
         None => {
             // Where both are missing it is the stream that is to be told of.
-            let stream_info = stream_info(connection, stream).await?.ok_or_else(missing)?;
+            let stream_facts = facts(&stream_info(connection, stream).await?.ok_or_else(missing)?, false, Vec::new());
             if !spec.create {
                 return Err(ManageError::ConsumerMissing { stream: stream.clone(), consumer: durable.clone() });
             }
-            make(connection, spec, facts(&stream_info, false, Vec::new()).retention).await?
+            if spec.start_of_ns.is_some_and(|created_ns| created_ns != stream_facts.created_ns) {
+                return Err(ManageError::StreamChanged { stream: stream.clone() });
+            }
+            make(connection, spec, stream_facts.retention).await?
         }
     };
     // Asked after the consumer: should both be made anew in between, the consumer is the one that is seen to change.
@@ -237,6 +242,9 @@ async fn make(connection: &Connection, spec: &ConsumerSpec, retention: Retention
                 Some(info) => Ok((info, false)),
                 None => Err(error),
             }
+        }
+        Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
+            Err(ManageError::StreamMissing { stream: stream.clone() })
         }
         Err(error) => Err(error),
     }
@@ -352,6 +360,7 @@ mod tests {
             pulls_min: None,
             max_ack_pending: 1024,
             start: Start::New,
+            start_of_ns: None,
             create: true,
         }
     }

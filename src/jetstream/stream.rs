@@ -62,6 +62,12 @@ pub enum ManageError {
         /// The stream.
         stream: String,
     },
+    /// Another stream of this name was made while its consumer was looked for.
+    #[error("the stream {stream:?} was made anew just now")]
+    StreamChanged {
+        /// The stream.
+        stream: String,
+    },
     /// The consumer is missing and is not ours to make.
     #[error(
         "the consumer {consumer:?} of stream {stream:?} does not exist, and jetgate may not make it: create it, or allow it"
@@ -114,6 +120,7 @@ impl ManageError {
             },
             // 503: no leader, no resources, shutting down.
             Self::Refused { source, .. } => source.code >= 500,
+            Self::StreamChanged { .. } => true,
             Self::Decode { .. }
             | Self::StreamMissing { .. }
             | Self::ConsumerMissing { .. }
@@ -128,6 +135,7 @@ impl ManageError {
             Self::Call { .. }
             | Self::Decode { .. }
             | Self::StreamMissing { .. }
+            | Self::StreamChanged { .. }
             | Self::ConsumerMissing { .. }
             | Self::Unsuitable { .. }
             | Self::Name { .. } => None,

@@ -48,8 +48,8 @@ pub struct InHand {
 }
 
 impl InHand {
-    /// What a delivery is to those in hand. One that comes late, by a pull that is over or by an older connection,
-    /// displaces none.
+    /// What a delivery is to those in hand. One that comes late, by a pull that is over or by an older connection, and was
+    /// stored before, displaces none.
     pub fn arrives(&mut self, sequence: u64, store_time_ns: i64, late: bool) -> Arrival {
         if !self.has(sequence) {
             Arrival::New
@@ -57,8 +57,9 @@ impl InHand {
             Arrival::Copy
         } else if self.displaced.newest.get(&sequence) == Some(&store_time_ns) {
             Arrival::Known
-        } else if late {
-            let newest = self.of(sequence).map(|(_, stored)| *stored).max().unwrap_or(store_time_ns);
+        } else if let Some(newest) =
+            self.of(sequence).map(|(_, stored)| *stored).max().filter(|at| late && store_time_ns < *at)
+        {
             Arc::make_mut(&mut self.displaced.newest).entry(sequence).or_insert(newest);
             Arrival::Displaced
         } else {
@@ -163,5 +164,8 @@ mod tests {
         in_hand.taken(7, 120);
         assert_eq!(in_hand.arrives(7, 100, true), Arrival::Displaced);
         assert!(in_hand.displaced().has(7, 100) && !in_hand.displaced().has(7, 120));
+        // A pull that is over may bring a newer one all the same.
+        assert_eq!(in_hand.arrives(7, 140, true), Arrival::Displacing);
+        assert!(in_hand.displaced().has(7, 120));
     }
 }

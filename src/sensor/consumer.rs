@@ -24,6 +24,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The pause between tries while NATS does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// The reign of no consumer at all.
+const NOBODY: u64 = 0;
+
 /// What the sensor needs of JetStream.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -215,7 +218,7 @@ impl Place {
             None if anew => Start::All,
             None => self.start(&stream),
         };
-        let consumer = ensure_consumer(connection, &self.consumer(start, true)).await?;
+        let consumer = ensure_consumer(connection, &self.consumer(start, Some(stream.created_ns))).await?;
         self.warn("consumer", &consumer.warnings);
         if consumer.made {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
@@ -245,7 +248,8 @@ impl Place {
         }
     }
 
-    fn consumer(&self, start: Start, create: bool) -> ConsumerSpec {
+    /// The consumer; with the start in the stream that was created then, where it may be made.
+    fn consumer(&self, start: Start, start_of_ns: Option<i64>) -> ConsumerSpec {
         ConsumerSpec {
             stream: self.stream.clone(),
             durable: self.sensor.clone(),
@@ -255,7 +259,8 @@ impl Place {
             pulls_min: self.pulls,
             max_ack_pending: i64::from(self.max_in_flight).saturating_mul(4),
             start,
-            create,
+            start_of_ns,
+            create: start_of_ns.is_some(),
         }
     }
 
@@ -299,8 +304,10 @@ impl Place {
                     }
                 }
             }
-            let facts = match self.look(&connection, seen, &mut said_gone).await {
+            let facts = match self.look(&connection, seen, &mut said_gone, &waiting).await {
                 Ok(terms) => {
+                    // First of all: what the lane believes may be of another stream.
+                    reigned_by(&waiting, terms.facts.reign);
                     said_gone = false;
                     seen = Some(Seen::of(&terms));
                     Some(terms.facts)
@@ -338,10 +345,13 @@ impl Place {
         connection: &Connection,
         seen: Option<Seen>,
         said_gone: &mut bool,
+        waiting: &watch::Sender<Waiting>,
     ) -> Result<ConsumerTerms, PlaceError> {
-        match ensure_consumer(connection, &self.consumer(Start::New, false)).await {
+        match ensure_consumer(connection, &self.consumer(Start::New, None)).await {
             Ok(terms) => Ok(terms),
             Err(ManageError::ConsumerMissing { .. }) => {
+                // Before there is one to pull from: its stream may be another one, too.
+                reigned_by(waiting, NOBODY);
                 if !std::mem::replace(said_gone, true) {
                     let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
                     tracing::warn!(stream, consumer, "the consumer is gone; making it again");
@@ -369,6 +379,11 @@ impl Place {
             oldest: oldest_stored_ns.map(|stored| (age_now(stored), clock::now())),
         }
     }
+}
+
+/// Tells the lane who its consumer is.
+fn reigned_by(waiting: &watch::Sender<Waiting>, reign: u64) {
+    waiting.send_if_modified(|waiting| waiting.reign.replace(reign) != Some(reign));
 }
 
 /// The age by wall clocks, ours and the server's, at the moment of reading; from then on the monotonic clock counts.

@@ -63,6 +63,7 @@ pub(crate) fn consumer_spec() -> ConsumerSpec {
         pulls_min: None,
         max_ack_pending: 10_000,
         start: Start::All,
+        start_of_ns: None,
         create: true,
     }
 }

@@ -32,7 +32,13 @@ async fn what_is_missing_is_made_where_allowed_and_named_where_not() {
     let error = consumer_facts(&connection, STREAM, DURABLE).await.unwrap_err();
     assert!(matches!(error, ManageError::ConsumerMissing { .. }), "{error}");
     send(&connection, 3).await;
-    let new = ConsumerSpec { start: Start::New, ..consumer_spec() };
+    let other = ConsumerSpec { start: Start::Sequence(2), start_of_ns: Some(made.created_ns - 1), ..consumer_spec() };
+    let error = ensure_consumer(&connection, &other).await.unwrap_err();
+    assert!(
+        matches!(error, ManageError::StreamChanged { .. }) && error.is_passing(),
+        "the start is another's: {error}"
+    );
+    let new = ConsumerSpec { start: Start::New, start_of_ns: Some(made.created_ns), ..consumer_spec() };
     let terms = ensure_consumer(&connection, &new).await.unwrap();
     assert!(terms.made);
     assert_eq!((terms.ack_wait, terms.max_ack_pending), (Duration::from_secs(30), 10_000));
