@@ -36,11 +36,11 @@ impl Reader {
                 continue;
             };
             match value.into_string() {
-                Ok(value) if value.is_empty() => {}
+                Ok(value) if value.trim().is_empty() => {}
                 Ok(value) => {
                     reader.given.insert(setting.variable, (value, Origin::Variable));
                 }
-                Err(_) if args.given().any(|(given, value)| given == setting.variable && !value.is_empty()) => {}
+                Err(_) if args.given().any(|(given, value)| given == setting.variable && !value.trim().is_empty()) => {}
                 // Left out it would count as not given, and gating would be off.
                 Err(_) => {
                     reader.given.insert(setting.variable, (String::new(), Origin::Variable));
@@ -61,7 +61,7 @@ impl Reader {
             reader.problems.push(Problem { setting: name, kind: ProblemKind::Unknown { nearest } });
         }
         for (variable, value) in args.given() {
-            if !value.is_empty() {
+            if !value.trim().is_empty() {
                 reader.given.insert(variable, (value.clone(), Origin::Flag));
             }
         }

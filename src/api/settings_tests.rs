@@ -271,6 +271,13 @@ fn mistakes_are_reported_together() {
 fn empty_is_not_given_and_settings_without_effect_are_said() {
     let settings = good(&[], &[("BACKPRESSURE_QUOTA_NAME", ""), ("NATS_TOKEN", ""), ("METRICS_PORT", "")]);
     assert_eq!((settings.quota, settings.nats.auth, settings.metrics_port), (None, None, 7777));
+    let blank =
+        good(&["--max-in-flight= "], &[("BACKPRESSURE_QUOTA_NAME", " "), ("METRICS_PORT", "\t"), ("ACK_WAIT", " ")]);
+    assert_eq!(
+        (blank.quota, blank.metrics_port, blank.max_in_flight),
+        (None, 7777, 256),
+        "a blank one is an empty one"
+    );
     let warned = good(&[], &[("BACKPRESSURE_SOURCE", "apiserver"), ("BACKPRESSURE_QUOTA_NAMESPACE", "a")]);
     assert_eq!(warned.warnings, ["BACKPRESSURE_SOURCE has no effect without BACKPRESSURE_QUOTA_NAME: gating is off"]);
     assert_eq!(warned.namespace.as_deref(), Some("a"));

@@ -83,7 +83,9 @@ fn refuse(sentences: &[String]) -> ExitCode {
 fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
     let settings = Settings::resolve(args, std::env::vars_os())
         .map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let rust_log = std::env::var_os("RUST_LOG").map(OsString::into_string).transpose();
+    // It counts only where LOG_LEVEL is not given.
+    let rust_log = std::env::var_os("RUST_LOG").filter(|_| log_level(&settings).is_none());
+    let rust_log = rust_log.map(OsString::into_string).transpose();
     let rust_log =
         rust_log.map_err(|_| vec!["RUST_LOG: the value is not UTF-8; allowed is a log filter".to_owned()])?;
     if let Err(error) = logs::filter(log_level(&settings), rust_log.as_deref()) {
