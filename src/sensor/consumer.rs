@@ -24,8 +24,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The pause between tries while NATS does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The reign of no consumer at all.
+/// The reign where there is no consumer.
 const NOBODY: u64 = 0;
+/// The reign where there is no stream, or another one just now.
+const GONE: u64 = 1;
 
 /// What the sensor needs of JetStream.
 #[derive(Debug, Clone)]
@@ -356,10 +358,19 @@ impl Place {
                     let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
                     tracing::warn!(stream, consumer, "the consumer is gone; making it again");
                 }
-                Ok(self.try_settle(connection, Moment::Later(seen)).await?.consumer)
+                self.try_settle(connection, Moment::Later(seen)).await.map(|settled| settled.consumer)
             }
             Err(error) => Err(error.into()),
         }
+        .inspect_err(|error| {
+            if matches!(
+                error,
+                PlaceError::Manage(ManageError::StreamMissing { .. } | ManageError::StreamChanged { .. })
+            ) {
+                // What is in hand is the old one's: no ack of it may reach what has its sequence in the next.
+                reigned_by(waiting, GONE);
+            }
+        })
     }
 
     async fn count(&self, connection: &Connection, facts: Option<ConsumerFacts>) -> Waiting {

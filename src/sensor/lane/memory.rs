@@ -95,7 +95,10 @@ impl Lane {
     pub(super) fn reigned_by(&mut self, reign: Option<u64>) {
         let Some(reign) = reign else { return };
         if std::mem::replace(&mut self.known_reign, reign) != reign {
-            tracing::info!(consumer = self.settings.consumer, "the consumer was made anew, or has another leader");
+            tracing::info!(
+                consumer = self.settings.consumer,
+                "the consumer is another one, has another leader, or is gone"
+            );
             self.forgotten(clock::now());
         }
     }

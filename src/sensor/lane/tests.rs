@@ -111,6 +111,12 @@ async fn what_is_forgotten_while_the_sensor_starts_is_heard() {
     assert!(is_fresh(&lane), "nothing has changed since the consumer was made");
     lane.reigned_by(Some(2));
     assert!(!is_fresh(&lane), "another consumer, or another leader");
+    for (reign, forgotten) in
+        [(Some(0), 2), (None, 2), (Some(0), 2), (Some(1), 3), (None, 3), (Some(1), 3), (Some(9), 4)]
+    {
+        lane.reigned_by(reign);
+        assert_eq!(lane.shared.alerts.borrow().forgotten, forgotten, "{reign:?}: once for each change");
+    }
 
     let mut lane = self::lane().await;
     let at = clock::now() + Duration::from_secs(3);
