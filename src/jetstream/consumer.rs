@@ -173,12 +173,11 @@ pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Re
     let missing = || ManageError::StreamMissing { stream: stream.clone() };
     let (info, made) = match consumer_info(connection, stream, durable).await? {
         Some(info) => (info, false),
+        None if !spec.create => {
+            return Err(ManageError::ConsumerMissing { stream: stream.clone(), consumer: durable.clone() });
+        }
         None => {
-            // Where both are missing it is the stream that is to be told of.
             let stream_facts = facts(&stream_info(connection, stream).await?.ok_or_else(missing)?, false, Vec::new());
-            if !spec.create {
-                return Err(ManageError::ConsumerMissing { stream: stream.clone(), consumer: durable.clone() });
-            }
             if spec.start_of_ns.is_some_and(|created_ns| created_ns != stream_facts.created_ns) {
                 return Err(ManageError::StreamChanged { stream: stream.clone() });
             }

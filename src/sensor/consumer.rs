@@ -2,12 +2,12 @@
 //! looked at once a second.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::lane::{PULL_EXPIRES, Waiting};
+use super::lane::{PULL_EXPIRES, Reign, Waiting};
 use super::unreadable::Search;
 use crate::api::DeliverPolicy;
 use crate::clock;
@@ -24,13 +24,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The pause between tries while NATS does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The reign where there is no consumer.
-const NOBODY: u64 = 0;
-/// The reign where there is no stream, or another one just now.
-const GONE: u64 = 1;
-
 /// What the sensor needs of JetStream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) namespace: String,
     pub(super) sensor: String,
@@ -51,7 +46,7 @@ pub(super) struct Place {
     pub(super) max_in_flight: u32,
     pub(super) deliver: Option<DeliverPolicy>,
     /// What was said of settings that are unwise.
-    pub(super) said: Arc<Mutex<BTreeSet<(String, Finding)>>>,
+    pub(super) said: Mutex<BTreeSet<(String, Finding)>>,
 }
 
 /// What was found or made.
@@ -79,21 +74,34 @@ enum Moment {
     Start,
     /// While the sensor runs, with what was last seen. A stream that went then is not made again: whoever deleted it
     /// knows how it is to be.
-    Later(Option<Seen>),
+    Later(Seen),
 }
 
 /// What was last seen of a consumer that may vanish: where another one is to begin, should no record tell.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     stream_created_ns: i64,
-    /// Up to here everything is acknowledged.
+    /// Below this everything is acknowledged.
     floor: u64,
+    /// The stream of the last look, where that is not known to be the consumer's.
+    last_stream_ns: i64,
 }
 
 impl Seen {
     const fn of(terms: &ConsumerTerms) -> Self {
         let floor = terms.facts.ack_floor_stream_sequence.saturating_add(1);
-        Self { stream_created_ns: terms.stream_created_ns, floor }
+        let stream_created_ns = terms.stream_created_ns;
+        Self { stream_created_ns, floor, last_stream_ns: stream_created_ns }
+    }
+
+    /// After one more look. The consumer is asked before its stream, which may be made anew in between: only what is
+    /// asked between two answers of one stream is of that stream.
+    const fn then(self, terms: &ConsumerTerms) -> Self {
+        if terms.stream_created_ns == self.last_stream_ns {
+            Self::of(terms)
+        } else {
+            Self { last_stream_ns: terms.stream_created_ns, ..self }
+        }
     }
 }
 
@@ -150,7 +158,10 @@ impl Place {
                     waits(&lack);
                     lacked = lack;
                 }
-                Err(PlaceError::Manage(error)) if error.is_passing() => {
+                // A stream that was there or was made may be gone before the rest is: then it is made.
+                Err(PlaceError::Manage(error))
+                    if error.is_passing() || matches!(error, ManageError::StreamMissing { .. }) =>
+                {
                     tries = tries.saturating_add(1);
                     let last_error = connection.state().borrow().last_error.clone();
                     // The first try comes before any connection can be there.
@@ -170,7 +181,7 @@ impl Place {
     async fn try_settle(&self, connection: &Connection, moment: Moment) -> Result<Settled, PlaceError> {
         let (create, seen) = match moment {
             Moment::Start => (true, None),
-            Moment::Later(seen) => (false, seen),
+            Moment::Later(seen) => (false, Some(seen)),
         };
         let replicas = self.replicas.unwrap_or(1);
         let spec = StreamSpec { name: self.stream.clone(), subject: self.subject.clone(), create, replicas };
@@ -224,6 +235,10 @@ impl Place {
         self.warn("consumer", &consumer.warnings);
         if consumer.made {
             tracing::info!(stream = self.stream, consumer = self.sensor, start = ?start, "durable consumer made");
+        }
+        // Asked before the consumer and after it: what it says is of this stream only where both are the same.
+        if consumer.stream_created_ns != stream.created_ns {
+            return Err(ManageError::StreamChanged { stream: self.stream.clone() }.into());
         }
         let is_new = consumer.made && record.is_none() && seen.is_none();
         Ok(Settled { consumer, records, is_new })
@@ -289,7 +304,7 @@ impl Place {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What is gone at the first look was there when the sensor began.
-        let mut seen = Some(Seen::of(settled));
+        let mut seen = Seen::of(settled);
         let mut trouble = None;
         // With each pull it is tried in vain, where it may not be made: said once.
         let mut said_gone = false;
@@ -309,9 +324,9 @@ impl Place {
             let facts = match self.look(&connection, seen, &mut said_gone, &waiting).await {
                 Ok(terms) => {
                     // First of all: what the lane believes may be of another stream.
-                    reigned_by(&waiting, terms.facts.reign);
+                    reigned_by(&waiting, Reign::Of(terms.facts.reign));
                     said_gone = false;
-                    seen = Some(Seen::of(&terms));
+                    seen = seen.then(&terms);
                     Some(terms.facts)
                 }
                 Err(PlaceError::Manage(error)) => {
@@ -324,7 +339,10 @@ impl Place {
                 self.say(None, &mut trouble);
                 search.look(facts).await;
             }
-            waiting.send_replace(Waiting { trouble, ..self.count(&connection, facts).await });
+            let count = self.count(&connection, facts).await;
+            // Who reigns may be told just now and not be heard yet: it stays until it is known anew.
+            waiting
+                .send_modify(|waiting| *waiting = Waiting { trouble, reign: count.reign.or(waiting.reign), ..count });
         }
     }
 
@@ -345,7 +363,7 @@ impl Place {
     async fn look(
         &self,
         connection: &Connection,
-        seen: Option<Seen>,
+        seen: Seen,
         said_gone: &mut bool,
         waiting: &watch::Sender<Waiting>,
     ) -> Result<ConsumerTerms, PlaceError> {
@@ -353,7 +371,7 @@ impl Place {
             Ok(terms) => Ok(terms),
             Err(ManageError::ConsumerMissing { .. }) => {
                 // Before there is one to pull from: its stream may be another one, too.
-                reigned_by(waiting, NOBODY);
+                reigned_by(waiting, Reign::NoConsumer);
                 if !std::mem::replace(said_gone, true) {
                     let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
                     tracing::warn!(stream, consumer, "the consumer is gone; making it again");
@@ -363,12 +381,12 @@ impl Place {
             Err(error) => Err(error.into()),
         }
         .inspect_err(|error| {
-            if matches!(
-                error,
-                PlaceError::Manage(ManageError::StreamMissing { .. } | ManageError::StreamChanged { .. })
-            ) {
+            if let PlaceError::Manage(ManageError::StreamMissing { stream } | ManageError::StreamChanged { stream }) =
+                error
+                && *stream == self.stream
+            {
                 // What is in hand is the old one's: no ack of it may reach what has its sequence in the next.
-                reigned_by(waiting, GONE);
+                reigned_by(waiting, Reign::NoStream);
             }
         })
     }
@@ -386,14 +404,14 @@ impl Place {
             ack_pending: Some(facts.num_ack_pending),
             paused: facts.paused,
             trouble: None,
-            reign: Some(facts.reign),
+            reign: Some(Reign::Of(facts.reign)),
             oldest: oldest_stored_ns.map(|stored| (age_now(stored), clock::now())),
         }
     }
 }
 
 /// Tells the lane who its consumer is.
-fn reigned_by(waiting: &watch::Sender<Waiting>, reign: u64) {
+fn reigned_by(waiting: &watch::Sender<Waiting>, reign: Reign) {
     waiting.send_if_modified(|waiting| waiting.reign.replace(reign) != Some(reign));
 }
 
@@ -407,5 +425,49 @@ impl Waiting {
     /// The age of the oldest message that waits.
     pub(super) fn oldest_age(&self, now: Instant) -> Option<Duration> {
         self.oldest.map(|(age, read)| age.saturating_add(now.saturating_duration_since(read)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jetstream::Retention;
+
+    /// The consumer of a stream, with everything up to here acknowledged.
+    fn terms(stream_created_ns: i64, acked: u64) -> ConsumerTerms {
+        ConsumerTerms {
+            ack_wait: Duration::from_secs(30),
+            max_ack_pending: 1,
+            max_batch: None,
+            max_expires: None,
+            retention: Retention::Limits,
+            stream_created_ns,
+            made: false,
+            warnings: Vec::new(),
+            facts: ConsumerFacts {
+                created_ns: 1,
+                num_pending: 0,
+                num_ack_pending: 0,
+                num_redelivered: 0,
+                num_waiting: 0,
+                ack_floor_stream_sequence: acked,
+                delivered_stream_sequence: acked,
+                delivered_consumer_sequence: acked,
+                paused: false,
+                reign: 1,
+            },
+        }
+    }
+
+    #[test]
+    fn a_floor_is_never_taken_for_one_of_the_next_stream() {
+        let seen = Seen::of(&terms(1, 500)).then(&terms(1, 600));
+        assert_eq!((seen.stream_created_ns, seen.floor), (1, 601));
+        // The consumer of the first stream, answered before it went; then the second stream.
+        let between = seen.then(&terms(2, 700));
+        assert_eq!((between.stream_created_ns, between.floor), (1, 601), "whose 700 is it?");
+        assert_eq!(between.then(&terms(2, 3)), Seen::of(&terms(2, 3)));
+        assert_eq!(between.then(&terms(3, 3)).stream_created_ns, 1);
+        assert_eq!(between.then(&terms(1, 700)).stream_created_ns, 1);
     }
 }

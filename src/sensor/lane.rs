@@ -63,6 +63,17 @@ pub(super) struct LaneSettings {
     pub(super) grace: Duration,
 }
 
+/// Who hands messages out. What one handed out, and what was acknowledged to it, the next may not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reign {
+    /// There is no stream, or it is another one just now.
+    NoStream,
+    /// There is a stream, and no consumer.
+    NoConsumer,
+    /// A consumer under a leader; see [`ConsumerFacts::reign`](crate::jetstream::ConsumerFacts::reign).
+    Of(u64),
+}
+
 /// What the lane hears of its consumer, read once a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Waiting {
@@ -71,8 +82,8 @@ pub(super) struct Waiting {
     pub(super) paused: bool,
     /// What keeps the sensor from its consumer although there is a connection.
     pub(super) trouble: Option<Trouble>,
-    /// Another number where the consumer is another one or has another leader.
-    pub(super) reign: Option<u64>,
+    /// None: not known.
+    pub(super) reign: Option<Reign>,
     /// The age of the oldest pending message, and when it was read.
     pub(super) oldest: Option<(Duration, Instant)>,
 }
@@ -108,7 +119,7 @@ pub(super) struct Lane {
     in_hand: InHand,
     connection: watch::Receiver<ConnectionState>,
     known_connection: ConnectionState,
-    known_reign: u64,
+    known_reign: Reign,
     /// When the consumer may last have forgotten something with the connection in place.
     forgotten_at: Option<Instant>,
     stream_unread: Option<Unread>,

@@ -1,6 +1,6 @@
 //! Makes the parts of a sensor out of its settings.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
 use super::consumer::{Place, Settled};
-use super::lane::Baseline;
+use super::lane::{Baseline, Reign};
 use super::limiter::Limiter;
 use super::shared::RecordCopy;
 use super::trigger::{KubernetesTrigger, Trigger};
@@ -59,8 +59,10 @@ pub(super) async fn ready(
         let place = place(config);
         let settled = place.settle(connection, |why| board.waits(Reason::NatsDown, why, clock::now())).await?;
         // At once: whatever is forgotten from here on concerns the messages that are taken later.
-        let baseline =
-            Baseline { connection: connection.state().borrow().clone(), reign: settled.consumer.facts.reign };
+        let baseline = Baseline {
+            connection: connection.state().borrow().clone(),
+            reign: Reign::Of(settled.consumer.facts.reign),
+        };
         Ok::<_, SensorError>(Ready { place: place.of(&settled.consumer), settled, baseline, created })
     };
     // Waiting is living: whoever restarts a process that waits for NATS gains nothing.
@@ -145,7 +147,7 @@ fn place(config: &Config) -> Place {
         pulls: None,
         max_in_flight: settings.max_in_flight,
         deliver: settings.deliver_policy,
-        said: Arc::default(),
+        said: Mutex::default(),
     }
 }
 

@@ -31,17 +31,26 @@ pub(super) struct Search {
     rest: Option<(u64, u64)>,
     /// What has its dead letter and is above the ack floor.
     buried: BTreeSet<u64>,
+    /// When the consumer was created whose sequences these are.
+    created_ns: Option<i64>,
 }
 
 impl Search {
     pub(super) fn new(shared: Arc<Shared>, consumer: &str, subject: &str) -> Self {
         let (consumer, subject) = (consumer.to_owned(), subject.to_owned());
-        Self { shared, consumer, subject, reconnects: None, denied_said: false, rest: None, buried: BTreeSet::new() }
+        let buried = BTreeSet::new();
+        Self { shared, consumer, subject, reconnects: None, denied_said: false, rest: None, buried, created_ns: None }
     }
 
     /// Looks on. Whatever cut a connection was handed out before, and is above the floor until it is acknowledged.
     pub(super) async fn look(&mut self, facts: &ConsumerFacts) {
         let floor = facts.ack_floor_stream_sequence.saturating_add(1);
+        if self.created_ns.replace(facts.created_ns) != Some(facts.created_ns) {
+            // Its stream may be another one, too, with other messages of these sequences.
+            self.buried.clear();
+            self.rest = None;
+            self.reconnects = None;
+        }
         self.buried = self.buried.split_off(&floor);
         let reconnects = Some(self.shared.connection_state.borrow().reconnects);
         // One search is ended before the next begins: cuts come faster than a long one goes.

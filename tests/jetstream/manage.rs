@@ -19,14 +19,17 @@ async fn what_is_missing_is_made_where_allowed_and_named_where_not() {
         error.to_string(),
         "the stream \"EVENTS\" does not exist, and jetgate may not make it: create it, or allow it"
     );
-    let error = ensure_consumer(&connection, &consumer_spec()).await.unwrap_err();
-    assert!(matches!(error, ManageError::StreamMissing { .. }), "a consumer's stream is not made on the way: {error}");
+    let closed = ConsumerSpec { create: false, ..consumer_spec() };
+    for spec in [&consumer_spec(), &closed] {
+        let error = ensure_consumer(&connection, spec).await.unwrap_err();
+        let said = matches!(error, ManageError::StreamMissing { .. });
+        assert!(said, "a consumer's stream is not made on the way, and is told of first: {error}");
+    }
     let made = ensure_stream(&connection, &stream_spec()).await.unwrap();
     assert_eq!((made.made, made.retention, made.last_sequence), (true, Retention::Limits, 0));
     assert_eq!(made.subjects, ["orders.>"]);
     assert!(made.created_ns > 1_700_000_000_000_000_000);
     assert!(!ensure_stream(&connection, &stream_spec()).await.unwrap().made);
-    let closed = ConsumerSpec { create: false, ..consumer_spec() };
     let error = ensure_consumer(&connection, &closed).await.unwrap_err();
     assert!(matches!(error, ManageError::ConsumerMissing { .. }), "{error}");
     let error = consumer_facts(&connection, STREAM, DURABLE).await.unwrap_err();

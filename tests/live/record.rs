@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::{Message, consumer, stream};
 use testbed::http_proxy::{Action, Matching};
 use testbed::{
     ControlPlane, ControlPlaneOptions, Direction, FaultProxy, HttpFaultProxy, Nats, Referee, Resource, wait,
@@ -254,6 +255,66 @@ async fn a_record_that_somebody_deleted_is_a_gap() {
     assert_eq!(sensor.stop().await, Some(0));
 }
 
+/// Makes the stream again, with the sensor's consumer, and takes its first message, which is the stage's second.
+async fn taken_by_another_replica(stage: &Stage<'_>, config: stream::Config, ack_wait: Duration) -> Message {
+    let stream = stage.jetstream().create_stream(config).await.unwrap();
+    let durable = consumer::pull::Config {
+        durable_name: Some(stage.sensor.clone()),
+        filter_subject: format!("{}.>", stage.stream),
+        ack_policy: consumer::AckPolicy::Explicit,
+        ack_wait,
+        max_deliver: -1,
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(durable).await.unwrap();
+    stage.publish(1..2).await;
+    let mut fetched = consumer.batch().max_messages(1).expires(Duration::from_secs(30)).messages().await.unwrap();
+    let other = futures::StreamExt::next(&mut fetched).await.unwrap().unwrap();
+    assert_eq!(other.info().unwrap().stream_sequence, 1, "the sequence of the lost message");
+    other
+}
+
+/// The same without a cut: the stream is deleted while the only message that fits is in hand, so that no pull is out
+/// which would tell of it, and made again with a replica being first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_ack_does_not_settle_a_message_of_the_next_stream() {
+    const ACK_WAIT: Duration = Duration::from_secs(30);
+    let plane = ControlPlane::shared().await.unwrap();
+    let nats = Nats::start_plain().await.unwrap();
+    let http = HttpFaultProxy::start(plane).await.unwrap();
+    let mut stage = Stage::new(plane, &nats, "remade", "50").await;
+    stage.set("MAX_IN_FLIGHT", "1").set("CREATE_TIMEOUT", "10s").set("ACK_WAIT", "30s").login_at(&http.url()).await;
+    let referee = stage.referee().await;
+    let sensor = stage.start().await;
+    sensor.until_reason(None).await;
+    let posts = http.rule(Matching::post(&format!("/namespaces/{}/workflows", stage.namespace)), Action::HoldBefore);
+    stage.publish(0..1).await;
+    posts.until_hits(1, LONG).await.unwrap();
+    let js = stage.jetstream();
+    let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
+    stage.remember(1).await;
+    js.delete_stream(&stage.stream).await.unwrap();
+    let said =
+        wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
+    said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    let other = taken_by_another_replica(&stage, config, ACK_WAIT).await;
+    // At once: the next look would find another consumer.
+    posts.release();
+    let held_since = Instant::now();
+    referee.until_created(1, LONG).await.unwrap();
+    wait::until_true("the message of the first stream is in hand no more", LONG, || async {
+        sensor.state().await["messages_in_hand"] == 0
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    assert!(held_since.elapsed() < ACK_WAIT, "too slow to tell");
+    assert_eq!(stage.waiting().await, (0, 1), "the other replica's message is settled, and has no object");
+    other.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
+    let verdict = stage.until_exact(&referee, &sensor, 2).await;
+    println!("{verdict}");
+    assert_eq!(sensor.stop().await, Some(0));
+}
+
 /// NATS comes back without the end of its stream, gives a sequence to another message, and a replica has that one in
 /// hand: the late ack of the lost message must not settle it, because nats-server asks for the sequence alone.
 #[tokio::test(flavor = "multi_thread")]
@@ -287,20 +348,7 @@ async fn a_late_ack_does_not_settle_another_message_of_the_same_sequence() {
     let config = config.await.unwrap();
     stage.remember(1).await;
     js.delete_stream(&stage.stream).await.unwrap();
-    let stream = js.create_stream(config).await.unwrap();
-    let durable = async_nats::jetstream::consumer::pull::Config {
-        durable_name: Some(stage.sensor.clone()),
-        filter_subject: format!("{}.>", stage.stream),
-        ack_policy: async_nats::jetstream::consumer::AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_deliver: -1,
-        ..Default::default()
-    };
-    let consumer = stream.create_consumer(durable).await.unwrap();
-    stage.publish(1..2).await;
-    let mut fetched = consumer.batch().max_messages(1).expires(Duration::from_secs(30)).messages().await.unwrap();
-    let other = futures::StreamExt::next(&mut fetched).await.unwrap().unwrap();
-    assert_eq!(other.info().unwrap().stream_sequence, 1, "the sequence of the lost message");
+    let other = taken_by_another_replica(&stage, config, ACK_WAIT).await;
     let held_since = Instant::now();
     tcp.accept().await.unwrap();
     sensor.until_metric("sensor_nats_reconnects_total", &[], |count| count > 0.0).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Lane;
+use super::{Lane, Reign};
 use crate::clock;
 use crate::jetstream::{ConnectionState, Delivery, ManageError, PullEnd, PullEvent, StreamFacts, with_sources};
 use crate::message::{Arrival, Block, CreditId};
@@ -15,8 +15,7 @@ const STREAM_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(in crate::sensor) struct Baseline {
     pub(in crate::sensor) connection: ConnectionState,
-    /// As [`Waiting::reign`](super::Waiting::reign).
-    pub(in crate::sensor) reign: u64,
+    pub(in crate::sensor) reign: Reign,
 }
 
 /// The stream's end could not be read.
@@ -92,7 +91,7 @@ impl Lane {
     }
 
     /// Who the consumer is and who leads it, read once a second: a change may have had no pull of ours to end.
-    pub(super) fn reigned_by(&mut self, reign: Option<u64>) {
+    pub(super) fn reigned_by(&mut self, reign: Option<Reign>) {
         let Some(reign) = reign else { return };
         if std::mem::replace(&mut self.known_reign, reign) != reign {
             tracing::info!(

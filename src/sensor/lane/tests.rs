@@ -47,7 +47,7 @@ async fn lane() -> Lane {
         max_expires: Duration::from_secs(1),
         redelivery_pause: Some(Duration::from_secs(10)),
         remind_every: Reminder::EVERY,
-        baseline: Baseline { connection: connected(1), reign: 1 },
+        baseline: Baseline { connection: connected(1), reign: Reign::Of(1) },
         grace: Duration::ZERO,
     };
     let ports = LanePorts {
@@ -107,13 +107,12 @@ fn is_fresh(lane: &Lane) -> bool {
 async fn what_is_forgotten_while_the_sensor_starts_is_heard() {
     let mut lane = lane().await;
     lane.connection_changed();
-    lane.reigned_by(Some(1));
+    lane.reigned_by(Some(Reign::Of(1)));
     assert!(is_fresh(&lane), "nothing has changed since the consumer was made");
-    lane.reigned_by(Some(2));
+    lane.reigned_by(Some(Reign::Of(2)));
     assert!(!is_fresh(&lane), "another consumer, or another leader");
-    for (reign, forgotten) in
-        [(Some(0), 2), (None, 2), (Some(0), 2), (Some(1), 3), (None, 3), (Some(1), 3), (Some(9), 4)]
-    {
+    let (nobody, gone, next) = (Some(Reign::NoConsumer), Some(Reign::NoStream), Some(Reign::Of(9)));
+    for (reign, forgotten) in [(nobody, 2), (None, 2), (nobody, 2), (gone, 3), (None, 3), (gone, 3), (next, 4)] {
         lane.reigned_by(reign);
         assert_eq!(lane.shared.alerts.borrow().forgotten, forgotten, "{reign:?}: once for each change");
     }
