@@ -99,6 +99,14 @@ fn follows_a_secret(item: &str) -> bool {
     item.contains('@') && !item.contains("://")
 }
 
+/// Whether what is refused ends in a plain address, so that no part of a password is left when the user is taken away:
+/// its host may be forgotten, or it may hold what divides a URL.
+fn may_be_shown(item: &str) -> bool {
+    let (scheme, rest) = item.split_once("://").unwrap_or(("", item));
+    let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+    item.is_empty() || scheme.chars().all(char::is_alphanumeric) && is_address(address.trim_end_matches('/'))
+}
+
 /// The URLs of a comma list, and whether one of them holds a user.
 pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     let mut urls = Vec::new();
@@ -109,13 +117,10 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     for item in text.split(',').map(str::trim) {
         let url = if item.contains("://") { item.to_owned() } else { format!("nats://{item}") };
         let refused = || {
-            // Behind a colon may stand a password whose host was forgotten.
-            let shown = without_userinfo(item);
-            let address = shown.split_once("://").map_or(shown.as_str(), |(_, address)| address);
-            if address.contains(':') && !is_address(address.rsplit('@').next().unwrap_or(address)) {
-                ProblemKind::SecretForm { allowed: URL }
+            if may_be_shown(item) {
+                form(&without_userinfo(item), URL)
             } else {
-                form(&shown, URL)
+                ProblemKind::SecretForm { allowed: URL }
             }
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(refused)?;

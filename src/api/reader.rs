@@ -27,6 +27,7 @@ impl Reader {
     pub(super) fn new(args: &SettingsArgs, env: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let mut reader = Self { given: BTreeMap::new(), problems: Vec::new() };
         let mut unknown = Vec::new();
+        let flags: BTreeMap<_, _> = args.given().filter(|(_, value)| !is_blank(value)).collect();
         for (name, value) in env {
             let name = name.to_string_lossy();
             let Some(setting) = table::find(&name) else {
@@ -36,11 +37,11 @@ impl Reader {
                 continue;
             };
             match value.into_string() {
-                Ok(value) if value.trim().is_empty() => {}
+                Ok(value) if is_blank(&value) => {}
                 Ok(value) => {
                     reader.given.insert(setting.variable, (value, Origin::Variable));
                 }
-                Err(_) if args.given().any(|(given, value)| given == setting.variable && !value.trim().is_empty()) => {}
+                Err(_) if flags.contains_key(setting.variable) => {}
                 // Left out it would count as not given, and gating would be off.
                 Err(_) => {
                     reader.given.insert(setting.variable, (String::new(), Origin::Variable));
@@ -60,11 +61,8 @@ impl Reader {
                 .find(|variable| end.is_some_and(|end| variable.strip_prefix("BACKPRESSURE_") == Some(end)));
             reader.problems.push(Problem { setting: name, kind: ProblemKind::Unknown { nearest } });
         }
-        for (variable, value) in args.given() {
-            if !value.trim().is_empty() {
-                reader.given.insert(variable, (value.clone(), Origin::Flag));
-            }
-        }
+        let flags = flags.into_iter().map(|(variable, value)| (variable, (value.clone(), Origin::Flag)));
+        reader.given.extend(flags);
         reader
     }
 
@@ -308,6 +306,11 @@ impl Reader {
         });
         effective.collect()
     }
+}
+
+/// A variable that is set to nothing counts as not given, as `--set key=` of helm makes it.
+fn is_blank(value: &str) -> bool {
+    value.trim().is_empty()
 }
 
 fn named(text: &str, check: fn(&str) -> Result<(), names::NameError>) -> Result<String, ProblemKind> {

@@ -278,6 +278,8 @@ fn empty_is_not_given_and_settings_without_effect_are_said() {
         (None, 7777, 256),
         "a blank one is an empty one"
     );
+    let under = good(&["--max-in-flight= "], &[("MAX_IN_FLIGHT", "8")]);
+    assert_eq!(under.max_in_flight, 8, "a blank flag hides no variable");
     let warned = good(&[], &[("BACKPRESSURE_SOURCE", "apiserver"), ("BACKPRESSURE_QUOTA_NAMESPACE", "a")]);
     assert_eq!(warned.warnings, ["BACKPRESSURE_SOURCE has no effect without BACKPRESSURE_QUOTA_NAME: gating is off"]);
     assert_eq!(warned.namespace.as_deref(), Some("a"));
@@ -308,8 +310,9 @@ fn secrets_are_never_shown() {
         assert!(!said.contains("hunter2") && !said.contains("1234") && said.contains("NATS_PASSWORD"), "{said}");
         assert!(!without_userinfo(comma).contains("hunter2"));
     }
-    for forgotten in ["nats://u:hunter2", "nats://u:hunter2,x://ter@a", "u:hunter2", "nats://a,nats://u:hunter2/"] {
-        let said = problems(&[("NATS_URL", forgotten)]);
+    let forgotten = ["nats://u:hunter2", "nats://u:hunter2,x://ter@a", "u:hunter2", "nats://a,nats://u:hunter2/"];
+    for odd in forgotten.into_iter().chain(["nats://u:p@hunter2!word", "u:hunter2://ss@h", "nats://hunter2+en="]) {
+        let said = problems(&[("NATS_URL", odd)]);
         assert!(!said.contains("hunter2") && said.contains("not shown"), "{said}");
     }
     assert_eq!(without_userinfo("b,nats://u:p@a:1,tls://c"), "b,nats://...@a:1,tls://c");
@@ -366,9 +369,12 @@ fn what_is_no_utf_8_is_not_passed_over() {
         let sentence = format!("{}: the value is not UTF-8; allowed is {}", setting.variable, setting.form);
         assert!(said.lines().any(|line| line == sentence), "{said}");
     }
-    let env = std::iter::once(("MAX_IN_FLIGHT".into(), OsString::from_vec(vec![b'7', 0xff])));
-    let args = ["jetgate", "--max-in-flight=8"].map(OsString::from).into_iter();
-    assert_eq!(Settings::from_args_and_env(args, env).unwrap().max_in_flight, 8, "the flag wins");
+    for (flag, expected) in [("--max-in-flight=8", Some(8)), ("--max-in-flight= ", None)] {
+        let env = std::iter::once(("MAX_IN_FLIGHT".into(), OsString::from_vec(vec![b'7', 0xff])));
+        let args = ["jetgate", flag].map(OsString::from).into_iter();
+        let read = Settings::from_args_and_env(args, env).ok().map(|settings| settings.max_in_flight);
+        assert_eq!(read, expected, "a flag wins, a blank one is none");
+    }
 }
 
 #[test]

@@ -15,12 +15,13 @@ const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/name
 /// The namespace of the quota and of the objects: as configured, the pod's, or that of the kubeconfig's context.
 pub(super) fn namespace(settings: &Settings) -> Result<Option<String>, Problem> {
     // What is no UTF-8 is no namespace either, and is told as that.
-    let pod = env::var_os("POD_NAMESPACE").map(|name| name.to_string_lossy().into_owned());
-    settings.resolve_namespace([
-        ("POD_NAMESPACE", pod),
-        (NAMESPACE_FILE, std::fs::read_to_string(NAMESPACE_FILE).ok()),
-        ("the namespace of KUBECONFIG's context", settings.kubeconfig.as_deref().and_then(context_namespace)),
-    ])
+    let pod = || env::var_os("POD_NAMESPACE").map(|name| name.to_string_lossy().into_owned());
+    let mounted = || std::fs::read_to_string(NAMESPACE_FILE).ok();
+    let context = || settings.kubeconfig.as_deref().and_then(context_namespace);
+    let around: [(_, &dyn Fn() -> Option<String>); 3] =
+        [("POD_NAMESPACE", &pod), (NAMESPACE_FILE, &mounted), ("the namespace of KUBECONFIG's context", &context)];
+    // One after the other: who has a word already reads no file.
+    settings.resolve_namespace(around.into_iter().map(|(place, says)| (place, says())))
 }
 
 fn context_namespace(path: &Path) -> Option<String> {

@@ -30,7 +30,10 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
         LogFormat::Json => logs::Format::Json,
         LogFormat::Plain => logs::Format::Plain,
     };
-    let rust_log = std::env::var("RUST_LOG").ok();
+    let rust_log = match rust_log(log_level(settings), std::env::var_os("RUST_LOG")) {
+        Ok(rust_log) => rust_log,
+        Err(sentence) => return refuse(&[sentence]),
+    };
     if let Err(error) = logs::init(format, log_level(settings), rust_log.as_deref()) {
         return refuse(&[chain(&error)]);
     }
@@ -72,6 +75,13 @@ fn log_level(settings: &Settings) -> Option<&str> {
     Some(settings.log_level.as_str()).filter(|_| is_set)
 }
 
+/// `RUST_LOG` counts only where `LOG_LEVEL` is not given.
+fn rust_log(log_level: Option<&str>, given: Option<OsString>) -> Result<Option<String>, String> {
+    let counts = given.filter(|_| log_level.is_none());
+    let text = counts.map(OsString::into_string).transpose();
+    text.map_err(|_| "RUST_LOG: the value is not UTF-8; allowed is a log filter".to_owned())
+}
+
 fn refuse(sentences: &[String]) -> ExitCode {
     for sentence in sentences {
         eprintln!("jetgate: {sentence}");
@@ -83,11 +93,7 @@ fn refuse(sentences: &[String]) -> ExitCode {
 fn read(args: &SettingsArgs) -> Result<Config, Vec<String>> {
     let settings = Settings::resolve(args, std::env::vars_os())
         .map_err(|error| error.problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    // It counts only where LOG_LEVEL is not given.
-    let rust_log = std::env::var_os("RUST_LOG").filter(|_| log_level(&settings).is_none());
-    let rust_log = rust_log.map(OsString::into_string).transpose();
-    let rust_log =
-        rust_log.map_err(|_| vec!["RUST_LOG: the value is not UTF-8; allowed is a log filter".to_owned()])?;
+    let rust_log = rust_log(log_level(&settings), std::env::var_os("RUST_LOG")).map_err(|sentence| vec![sentence])?;
     if let Err(error) = logs::filter(log_level(&settings), rust_log.as_deref()) {
         return Err(vec![chain(&error)]);
     }
@@ -176,4 +182,21 @@ fn say_ending(ending: &Ending, grace: Duration) {
 
 fn say_failures(failures: &Failures, grace: Duration) {
     tracing::error!(error = %failures, grace_seconds = grace.as_secs_f64(), "failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn rust_log_counts_where_there_is_no_level() {
+        let bytes = || Some(OsString::from_vec(vec![b'q', 0xff]));
+        let sentence = "RUST_LOG: the value is not UTF-8; allowed is a log filter";
+        assert_eq!(rust_log(None, bytes()), Err(sentence.to_owned()));
+        assert_eq!(rust_log(Some("info"), bytes()), Ok(None));
+        assert_eq!(rust_log(None, Some("debug".into())), Ok(Some("debug".to_owned())));
+        assert_eq!(rust_log(None, None), Ok(None));
+    }
 }

@@ -25,7 +25,7 @@ const NO_PROXY: &str = "http://no-proxy.invalid/";
 /// Where the API server is and how long we wait for it.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// This kubeconfig. Without it: the pod's service account where there is one, else `KUBECONFIG` and `~/.kube/config`.
+    /// This kubeconfig. Without it: the pod's service account where there is one, else `~/.kube/config`.
     pub kubeconfig: Option<PathBuf>,
     /// TCP and TLS handshake together.
     pub connect_timeout: Duration,
@@ -294,10 +294,14 @@ async fn load(options: &ClusterOptions) -> Result<(OpenClient, String), ConnectE
 async fn configuration(path: Option<PathBuf>) -> Result<Config, ConnectError> {
     let mut kubeconfig = match path {
         Some(path) => Kubeconfig::read_from(path).map_err(ConnectError::of_kubeconfig)?,
-        None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
+        None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|host| !host.is_empty()) => {
             return Ok(Config::incluster()?);
         }
-        None => Kubeconfig::read().map_err(ConnectError::of_kubeconfig)?,
+        // Not `Kubeconfig::read`: whoever calls has looked at `KUBECONFIG`, and a blank one counts as not given.
+        None => {
+            let path = std::env::home_dir().ok_or(KubeconfigError::FindPath).map(|home| home.join(".kube/config"));
+            path.and_then(Kubeconfig::read_from).map_err(ConnectError::of_kubeconfig)?
+        }
     };
     // kube would take HTTPS_PROXY where the kubeconfig names no proxy, and then fail for want of proxy support. The
     // address of an API server is not the web: what the kubeconfig says is what counts.

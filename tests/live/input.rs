@@ -76,6 +76,16 @@ async fn good_input_is_said_to_be_good() {
     );
 }
 
+/// What does not count is not looked at.
+#[tokio::test]
+async fn a_level_hides_a_bad_filter() {
+    let bad = ("RUST_LOG", "jetgate=loud");
+    for (level, expected) in [("info", 0), (" ", 2)] {
+        let (code, _, err) = run("check", &[], GOOD, &[("LOG_LEVEL", level), bad]).await;
+        assert_eq!(code, expected, "{level:?}: {err}");
+    }
+}
+
 #[tokio::test]
 async fn bad_settings_are_all_told_at_once() {
     let env = [
