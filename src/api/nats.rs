@@ -99,12 +99,12 @@ fn follows_a_secret(item: &str) -> bool {
     item.contains('@') && !item.contains("://")
 }
 
-/// Whether what is refused ends in a plain address, so that no part of a password is left when the user is taken away:
-/// its host may be forgotten, or it may hold what divides a URL.
+/// Whether what is refused holds no password for sure: one may hold what divides a URL, and its host may be forgotten.
 fn may_be_shown(item: &str) -> bool {
-    let (scheme, rest) = item.split_once("://").unwrap_or(("", item));
-    let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
-    item.is_empty() || scheme.chars().all(char::is_alphanumeric) && is_address(address.trim_end_matches('/'))
+    let (scheme, address) = item.split_once("://").unwrap_or(("", item));
+    item.is_empty()
+        || matches!(scheme, "" | "nats" | "tls" | "http" | "https" | "ws" | "wss")
+            && is_address(address.trim_end_matches('/'))
 }
 
 /// The URLs of a comma list, and whether one of them holds a user.
@@ -117,11 +117,7 @@ pub(super) fn urls(text: &str) -> Result<(Vec<Secret>, bool), ProblemKind> {
     for item in text.split(',').map(str::trim) {
         let url = if item.contains("://") { item.to_owned() } else { format!("nats://{item}") };
         let refused = || {
-            if may_be_shown(item) {
-                form(&without_userinfo(item), URL)
-            } else {
-                ProblemKind::SecretForm { allowed: URL }
-            }
+            if may_be_shown(item) { form(item, URL) } else { ProblemKind::SecretForm { allowed: URL } }
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(refused)?;
         if !matches!(scheme, "nats" | "tls") {

@@ -133,7 +133,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(NATS_KEY, "nats-key", "", "PEM text, or a path; with `NATS_CERT`", "the key of the client certificate").secret(),
     setting(NATS_KEY_FILE, "nats-key-file", "", "a path, watched", "the same from a file"),
     setting(NATS_TLS_FIRST, "nats-tls-first", "false", "`true` or `false`", "TLS before the server's greeting"),
-    setting(KUBECONFIG, "kubeconfig", "", "a path", "how to reach the API server").or("the pod's service account"),
+    setting(KUBECONFIG, "kubeconfig", "", "a path", "how to reach the API server").or("the pod's service account, else `~/.kube/config`"),
 ];
 
 /// What is read beside the settings: the platform's variables, which have no flag.

@@ -186,6 +186,11 @@ pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Re
     };
     // Asked after the consumer: should both be made anew in between, the consumer is the one that is seen to change.
     let stream_facts = facts(&stream_info(connection, stream).await?.ok_or_else(missing)?, false, Vec::new());
+    if made && spec.start_of_ns.is_some_and(|created_ns| created_ns != stream_facts.created_ns) {
+        // It begins where the stream before was to go on, and would pass over what this one has below that.
+        delete(connection, stream, durable, &info).await?;
+        return Err(ManageError::StreamChanged { stream: stream.clone() });
+    }
     let (findings, warnings) = check(&info.config, spec, &stream_facts.subjects);
     if !findings.is_empty() {
         return Err(ManageError::Unsuitable {
@@ -246,6 +251,22 @@ async fn make(connection: &Connection, spec: &ConsumerSpec, retention: Retention
             Err(ManageError::StreamMissing { stream: stream.clone() })
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Deletes the consumer that this is said of, and no other one of its name.
+async fn delete(connection: &Connection, stream: &str, consumer: &str, info: &Info) -> Result<(), ManageError> {
+    if consumer_info(connection, stream, consumer).await?.is_none_or(|now| now.created != info.created) {
+        return Ok(());
+    }
+    let what = || format!("delete the consumer {consumer:?}, which was made for the stream {stream:?} before this one");
+    let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}");
+    match api::<serde_json::Value>(connection, what, subject, &json!({})).await {
+        Ok(_) => Ok(()),
+        Err(error) => match error.err_code() {
+            Some(ApiError::CONSUMER_NOT_FOUND | ApiError::STREAM_NOT_FOUND) => Ok(()),
+            _ => Err(error),
+        },
     }
 }
 

@@ -294,7 +294,7 @@ async fn load(options: &ClusterOptions) -> Result<(OpenClient, String), ConnectE
 async fn configuration(path: Option<PathBuf>) -> Result<Config, ConnectError> {
     let mut kubeconfig = match path {
         Some(path) => Kubeconfig::read_from(path).map_err(ConnectError::of_kubeconfig)?,
-        None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|host| !host.is_empty()) => {
+        None if std::env::var("KUBERNETES_SERVICE_HOST").is_ok_and(|host| !host.trim().is_empty()) => {
             return Ok(Config::incluster()?);
         }
         // Not `Kubeconfig::read`: whoever calls has looked at `KUBECONFIG`, and a blank one counts as not given.

@@ -117,10 +117,11 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    /// What an error comes to; the error itself where time does not heal it.
-    fn of(error: ManageError, connection: &Connection) -> Result<Option<Self>, ManageError> {
-        if matches!(error, ManageError::StreamMissing { .. }) {
-            Ok(Some(Self::Gone))
+    /// What an error comes to for a sensor of this stream; the error itself where time does not heal it.
+    fn of(error: ManageError, stream: &str, connection: &Connection) -> Result<Option<Self>, ManageError> {
+        if let ManageError::StreamMissing { stream: missing } = &error {
+            // Another one, that of the dead letters, is made at the next look.
+            Ok(Some(if missing == stream { Self::Gone } else { Self::Silent }))
         } else if error.is_denied() {
             Ok(Some(Self::Denied))
         } else if error.is_passing() {
@@ -149,8 +150,10 @@ impl Place {
         loop {
             match self.try_settle(connection, Moment::Start).await {
                 Ok(settled) => return Ok(settled),
-                // Somebody may make it, or give the right.
-                Err(PlaceError::Manage(error)) if error.is_denied() => {
+                // Somebody may make it, or give the right. A stream that is gone before the rest is there is made.
+                Err(PlaceError::Manage(error))
+                    if error.is_denied() || matches!(error, ManageError::StreamMissing { .. }) =>
+                {
                     let lack = with_sources(&error);
                     if lacked != lack {
                         tracing::warn!(error = lack, "waiting for what the sensor needs in JetStream");
@@ -158,10 +161,7 @@ impl Place {
                     waits(&lack);
                     lacked = lack;
                 }
-                // A stream that was there or was made may be gone before the rest is: then it is made.
-                Err(PlaceError::Manage(error))
-                    if error.is_passing() || matches!(error, ManageError::StreamMissing { .. }) =>
-                {
+                Err(PlaceError::Manage(error)) if error.is_passing() => {
                     tries = tries.saturating_add(1);
                     let last_error = connection.state().borrow().last_error.clone();
                     // The first try comes before any connection can be there.
@@ -329,8 +329,10 @@ impl Place {
                     seen = seen.then(&terms);
                     Some(terms.facts)
                 }
+                // It answered; the next look finds what is there now.
+                Err(PlaceError::Manage(ManageError::StreamChanged { .. })) => None,
                 Err(PlaceError::Manage(error)) => {
-                    self.say(Trouble::of(error, &connection)?, &mut trouble);
+                    self.say(Trouble::of(error, &self.stream, &connection)?, &mut trouble);
                     None
                 }
                 Err(error @ PlaceError::Record { .. }) => return Err(error),
@@ -467,7 +469,9 @@ mod tests {
         let between = seen.then(&terms(2, 700));
         assert_eq!((between.stream_created_ns, between.floor), (1, 601), "whose 700 is it?");
         assert_eq!(between.then(&terms(2, 3)), Seen::of(&terms(2, 3)));
-        assert_eq!(between.then(&terms(3, 3)).stream_created_ns, 1);
-        assert_eq!(between.then(&terms(1, 700)).stream_created_ns, 1);
+        for stream in [1, 3] {
+            let still = between.then(&terms(stream, 3));
+            assert_eq!((still.stream_created_ns, still.floor), (1, 601));
+        }
     }
 }

@@ -246,7 +246,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     ));
 
     // The leader outlives the lane: it hears its last report, writes the books and then gives the Lease up.
-    let leader_stop = CancellationToken::new();
+    let lane_over = CancellationToken::new();
     let leader_over = CancellationToken::new();
     let (_, mut lease) = watch::channel(LeaseState::default());
     setup::say_how_to_be_granted(&config);
@@ -256,7 +256,7 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
             let leader = Leader::new(settings, cluster, connection.clone(), metrics.leader(), grants);
             let mut view = leader.view();
             lease = leader.lease();
-            let (stop, over) = (leader_stop.clone(), leader_over.clone().drop_guard());
+            let (stop, over) = (lane_over.clone(), leader_over.clone().drop_guard());
             tasks.spawn_once("leader", async move {
                 leader.run(reports_heard, stop).await;
                 drop(over);
@@ -290,7 +290,8 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
         record_sender.send_replace(RecordCopy::Unkept(None));
     }
     {
-        let (connection, stop) = (connection.clone(), stop.clone());
+        // As long as there are acks the lane is to hear whose they would be.
+        let (connection, stop) = (connection.clone(), lane_over.clone());
         let mut search = Search::new(Arc::clone(&shared), &config.sensor.name, &config.sensor.subject);
         let consumer = settled.consumer.clone();
         // Before the first pull: what ended the process before this one would end this one, too.
@@ -316,10 +317,10 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     };
     let ports = LanePorts { reports, grants: grants_heard, waiting, lease, consumer_gone };
     let (lane, grants, news) = Lane::new(shared, lane_settings, credits, freshness, board, health, ports);
-    let led = leader_stop.drop_guard();
+    let over = lane_over.drop_guard();
     tasks.spawn_once("lane", async move {
         lane.run(grants, news, stop).await;
-        drop(led);
+        drop(over);
         if tokio::time::timeout(grace / 4, leader_over.cancelled()).await.is_err() {
             tracing::warn!("the leader did not end in time: what it held is settled when its holders are silent");
         }

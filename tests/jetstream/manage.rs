@@ -2,11 +2,13 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, PriorityPolicy, pull, push};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
+use futures::{FutureExt as _, StreamExt as _};
 use jetgate::jetstream::{
     ConsumerSpec, ManageError, Puller, Retention, Start, StreamSpec, consumer_facts, ensure_consumer,
     ensure_dead_letter, ensure_stream, stream_facts,
 };
 use testbed::nats::Nats;
+use testbed::proxy::{Direction, FaultProxy};
 
 use crate::{DURABLE, STREAM, connect_to, consumer_spec, dead_letter_spec, next_message, send, stream_spec};
 
@@ -57,6 +59,48 @@ async fn what_is_missing_is_made_where_allowed_and_named_where_not() {
     let stream = stream_facts(&connection, STREAM).await.unwrap();
     assert_eq!((stream.first_sequence, stream.last_sequence, stream.messages), (1, 5, 5));
     assert_eq!(stream.created_ns, terms.stream_created_ns);
+}
+
+/// The stream is deleted and made again between the last look at it and the request that makes the consumer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_was_made_for_another_stream_is_not_kept() {
+    const MOST_ROUNDS: usize = 20;
+    let nats = Nats::start_plain().await.unwrap();
+    let proxy = FaultProxy::start(nats.address()).await.unwrap();
+    let (direct, behind) = (connect_to(nats.url()).await, connect_to(proxy.url("nats")).await);
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let js = async_nats::jetstream::new(client.clone());
+    let mut deleted = client.subscribe(format!("$JS.API.CONSUMER.DELETE.{STREAM}.{DURABLE}")).await.unwrap();
+    let mut shown = false;
+    for _ in 0..MOST_ROUNDS {
+        let first = ensure_stream(&direct, &stream_spec()).await.unwrap();
+        send(&direct, 5).await;
+        let mut asked = client.subscribe(format!("$JS.API.STREAM.INFO.{STREAM}")).await.unwrap();
+        client.flush().await.unwrap();
+        let spec = ConsumerSpec { start: Start::Sequence(4), start_of_ns: Some(first.created_ns), ..consumer_spec() };
+        let call = tokio::spawn({
+            let behind = behind.clone();
+            async move { ensure_consumer(&behind, &spec).await }
+        });
+        asked.next().await.unwrap();
+        proxy.stall(Direction::ToServer);
+        // Answered after the question that was heard.
+        stream_facts(&direct, STREAM).await.unwrap();
+        js.delete_stream(STREAM).await.unwrap();
+        ensure_stream(&direct, &stream_spec()).await.unwrap();
+        proxy.pass();
+        let error = call.await.unwrap().unwrap_err();
+        let said = matches!(error, ManageError::StreamChanged { .. } | ManageError::StreamMissing { .. });
+        assert!(said && !error.is_denied(), "{error}");
+        let error = consumer_facts(&direct, STREAM, DURABLE).await.expect_err("it would pass over what is below 4");
+        assert!(matches!(error, ManageError::ConsumerMissing { .. }), "{error}");
+        client.flush().await.unwrap();
+        if deleted.next().now_or_never().flatten().is_some() {
+            shown = true;
+            break;
+        }
+    }
+    assert!(shown, "no consumer was made in the next stream in {MOST_ROUNDS} rounds");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -274,45 +274,67 @@ async fn taken_by_another_replica(stage: &Stage<'_>, config: stream::Config, ack
     other
 }
 
-/// The same without a cut: the stream is deleted while the only message that fits is in hand, so that no pull is out
-/// which would tell of it, and made again with a replica being first.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_late_ack_does_not_settle_a_message_of_the_next_stream() {
+/// A stream is deleted while the only message that fits is in hand, so that no pull is out which would tell of it, and
+/// made again with a replica being first.
+async fn deleted_with_a_message_in_hand(name: &str, stopping: bool) {
     const ACK_WAIT: Duration = Duration::from_secs(30);
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
     let http = HttpFaultProxy::start(plane).await.unwrap();
-    let mut stage = Stage::new(plane, &nats, "remade", "50").await;
+    let mut stage = Stage::new(plane, &nats, name, "50").await;
     stage.set("MAX_IN_FLIGHT", "1").set("CREATE_TIMEOUT", "10s").set("ACK_WAIT", "30s").login_at(&http.url()).await;
     let referee = stage.referee().await;
-    let sensor = stage.start().await;
+    let mut sensor = stage.start().await;
     sensor.until_reason(None).await;
     let posts = http.rule(Matching::post(&format!("/namespaces/{}/workflows", stage.namespace)), Action::HoldBefore);
     stage.publish(0..1).await;
     posts.until_hits(1, LONG).await.unwrap();
+    if stopping {
+        sensor.process.terminate().unwrap();
+    }
     let js = stage.jetstream();
     let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
     stage.remember(1).await;
     js.delete_stream(&stage.stream).await.unwrap();
-    let said =
-        wait::until_true("it says that it waits", LONG, || async { sensor.lines("the stream is gone").len() == 1 });
-    said.await.unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    for line in ["the stream is gone", "the consumer is another one, has another leader, or is gone"] {
+        wait::until_true(line, LONG, || async { sensor.lines(line).len() == 1 })
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    }
     let other = taken_by_another_replica(&stage, config, ACK_WAIT).await;
-    // At once: the next look would find another consumer.
-    posts.release();
     let held_since = Instant::now();
+    // At once: the next look would find another consumer, which tells, too.
+    posts.release();
     referee.until_created(1, LONG).await.unwrap();
-    wait::until_true("the message of the first stream is in hand no more", LONG, || async {
-        sensor.state().await["messages_in_hand"] == 0
-    })
-    .await
-    .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    if stopping {
+        assert_eq!(sensor.process.wait_exit(LONG).await.unwrap().code(), Some(0));
+    } else {
+        wait::until_true("the message of the first stream is in hand no more", LONG, || async {
+            sensor.state().await["messages_in_hand"] == 0
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
+    }
     assert!(held_since.elapsed() < ACK_WAIT, "too slow to tell");
     assert_eq!(stage.waiting().await, (0, 1), "the other replica's message is settled, and has no object");
     other.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
+    if stopping {
+        sensor = stage.spawn_anew();
+        sensor.until_ready().await;
+    }
     let verdict = stage.until_exact(&referee, &sensor, 2).await;
     println!("{verdict}");
     assert_eq!(sensor.stop().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_ack_does_not_settle_a_message_of_the_next_stream() {
+    deleted_with_a_message_in_hand("remade", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_ack_of_a_sensor_that_stops_does_not_either() {
+    deleted_with_a_message_in_hand("remade-stopping", true).await;
 }
 
 /// NATS comes back without the end of its stream, gives a sequence to another message, and a replica has that one in
