@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::lane::{PULL_EXPIRES, Reign, Waiting};
 use super::unreadable::Search;
@@ -150,10 +151,8 @@ impl Place {
         loop {
             match self.try_settle(connection, Moment::Start).await {
                 Ok(settled) => return Ok(settled),
-                // Somebody may make it, or give the right. A stream that is gone before the rest is there is made.
-                Err(PlaceError::Manage(error))
-                    if error.is_denied() || matches!(error, ManageError::StreamMissing { .. }) =>
-                {
+                // Somebody may make it, or give the right.
+                Err(PlaceError::Manage(error)) if error.is_denied() => {
                     let lack = with_sources(&error);
                     if lacked != lack {
                         tracing::warn!(error = lack, "waiting for what the sensor needs in JetStream");
@@ -161,7 +160,10 @@ impl Place {
                     waits(&lack);
                     lacked = lack;
                 }
-                Err(PlaceError::Manage(error)) if error.is_passing() => {
+                // A stream that is gone before the rest is there is made with the next try.
+                Err(PlaceError::Manage(error))
+                    if error.is_passing() || matches!(error, ManageError::StreamMissing { .. }) =>
+                {
                     tries = tries.saturating_add(1);
                     let last_error = connection.state().borrow().last_error.clone();
                     // The first try comes before any connection can be there.
@@ -292,7 +294,8 @@ impl Place {
     }
 
     /// Counts what waits, checks the consumer again, makes one that vanished again at the record's floor, and waits for
-    /// a stream that vanished. Ends where somebody changed the consumer so that it breaks a promise.
+    /// a stream that vanished. Ends where somebody changed the consumer so that it breaks a promise. From `stop` on it
+    /// makes nothing and ends nothing: as long as there are acks it tells whose they would be.
     pub(super) async fn keep(
         &self,
         connection: Connection,
@@ -300,6 +303,7 @@ impl Place {
         mut gone: mpsc::Receiver<()>,
         mut search: Search,
         settled: &ConsumerTerms,
+        stop: &CancellationToken,
     ) -> Result<(), PlaceError> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -321,7 +325,7 @@ impl Place {
                     }
                 }
             }
-            let facts = match self.look(&connection, seen, &mut said_gone, &waiting).await {
+            let facts = match self.look(&connection, seen, &mut said_gone, &waiting, stop).await {
                 Ok(terms) => {
                     // First of all: what the lane believes may be of another stream.
                     reigned_by(&waiting, Reign::Of(terms.facts.reign));
@@ -332,14 +336,20 @@ impl Place {
                 // It answered; the next look finds what is there now.
                 Err(PlaceError::Manage(ManageError::StreamChanged { .. })) => None,
                 Err(PlaceError::Manage(error)) => {
-                    self.say(Trouble::of(error, &self.stream, &connection)?, &mut trouble);
+                    match Trouble::of(error, &self.stream, &connection) {
+                        Ok(now) => self.say(now, &mut trouble),
+                        Err(_) if stop.is_cancelled() => {}
+                        Err(error) => return Err(error.into()),
+                    }
                     None
                 }
                 Err(error @ PlaceError::Record { .. }) => return Err(error),
             };
             if let Some(facts) = &facts {
                 self.say(None, &mut trouble);
-                search.look(facts).await;
+                if !stop.is_cancelled() {
+                    search.look(facts).await;
+                }
             }
             let count = self.count(&connection, facts).await;
             // Who reigns may be told just now and not be heard yet: it stays until it is known anew.
@@ -368,12 +378,16 @@ impl Place {
         seen: Seen,
         said_gone: &mut bool,
         waiting: &watch::Sender<Waiting>,
+        stop: &CancellationToken,
     ) -> Result<ConsumerTerms, PlaceError> {
         match ensure_consumer(connection, &self.consumer(Start::New, None)).await {
             Ok(terms) => Ok(terms),
-            Err(ManageError::ConsumerMissing { .. }) => {
+            Err(error @ ManageError::ConsumerMissing { .. }) => {
                 // Before there is one to pull from: its stream may be another one, too.
                 reigned_by(waiting, Reign::NoConsumer);
+                if stop.is_cancelled() {
+                    return Err(error.into());
+                }
                 if !std::mem::replace(said_gone, true) {
                     let (stream, consumer) = (self.stream.as_str(), self.sensor.as_str());
                     tracing::warn!(stream, consumer, "the consumer is gone; making it again");
@@ -383,12 +397,15 @@ impl Place {
             Err(error) => Err(error.into()),
         }
         .inspect_err(|error| {
-            if let PlaceError::Manage(ManageError::StreamMissing { stream } | ManageError::StreamChanged { stream }) =
-                error
+            let PlaceError::Manage(error) = error else { return };
+            // What is in hand is the old one's: no ack of it may reach what has its sequence in the next.
+            if let ManageError::StreamMissing { stream } | ManageError::StreamChanged { stream } = error
                 && *stream == self.stream
             {
-                // What is in hand is the old one's: no ack of it may reach what has its sequence in the next.
                 reigned_by(waiting, Reign::NoStream);
+            } else if matches!(error, ManageError::Unsuitable { .. }) {
+                // Changed, or another one in another stream: that is not told.
+                reigned_by(waiting, Reign::NoConsumer);
             }
         })
     }

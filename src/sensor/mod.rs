@@ -291,15 +291,17 @@ pub async fn start(mut config: Config, tasks: Tasks) -> Result<(), SensorError> 
     }
     {
         // As long as there are acks the lane is to hear whose they would be.
-        let (connection, stop) = (connection.clone(), lane_over.clone());
+        let (connection, stop, over) = (connection.clone(), stop.clone(), lane_over.clone());
         let mut search = Search::new(Arc::clone(&shared), &config.sensor.name, &config.sensor.subject);
         let consumer = settled.consumer.clone();
         // Before the first pull: what ended the process before this one would end this one, too.
         search.look(&consumer.facts).await;
         tasks.spawn_once("consumer", async move {
             tokio::select! {
-                kept = place.keep(connection, waiting_sender, gone, search, &consumer) => kept.map_err(SensorError::from),
-                () = stop.cancelled() => Ok(()),
+                kept = place.keep(connection, waiting_sender, gone, search, &consumer, &stop) => {
+                    kept.map_err(SensorError::from)
+                }
+                () = over.cancelled() => Ok(()),
             }
         });
     }

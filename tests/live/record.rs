@@ -274,9 +274,18 @@ async fn taken_by_another_replica(stage: &Stage<'_>, config: stream::Config, ack
     other
 }
 
+/// What becomes of a sensor whose stream is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    GoesOn,
+    Stops,
+    /// It ends because the next consumer breaks a promise.
+    Fails,
+}
+
 /// A stream is deleted while the only message that fits is in hand, so that no pull is out which would tell of it, and
 /// made again with a replica being first.
-async fn deleted_with_a_message_in_hand(name: &str, stopping: bool) {
+async fn deleted_with_a_message_in_hand(name: &str, life: Life) {
     const ACK_WAIT: Duration = Duration::from_secs(30);
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
@@ -289,25 +298,34 @@ async fn deleted_with_a_message_in_hand(name: &str, stopping: bool) {
     let posts = http.rule(Matching::post(&format!("/namespaces/{}/workflows", stage.namespace)), Action::HoldBefore);
     stage.publish(0..1).await;
     posts.until_hits(1, LONG).await.unwrap();
-    if stopping {
+    if life == Life::Stops {
         sensor.process.terminate().unwrap();
     }
     let js = stage.jetstream();
     let config = js.get_stream(&stage.stream).await.unwrap().cached_info().config.clone();
     stage.remember(1).await;
     js.delete_stream(&stage.stream).await.unwrap();
-    for line in ["the stream is gone", "the consumer is another one, has another leader, or is gone"] {
+    let said = async |line: &str| {
         wait::until_true(line, LONG, || async { sensor.lines(line).len() == 1 })
             .await
             .unwrap_or_else(|error| panic!("{error}\n{}", sensor.process.last_log_lines(30)));
-    }
-    let other = taken_by_another_replica(&stage, config, ACK_WAIT).await;
+    };
     let held_since = Instant::now();
+    let other = if life == Life::Fails {
+        let other = taken_by_another_replica(&stage, config, ACK_WAIT * 2 / 3).await;
+        said("failed").await;
+        other
+    } else {
+        said("the stream is gone").await;
+        said("the consumer is another one, has another leader, or is gone").await;
+        taken_by_another_replica(&stage, config, ACK_WAIT).await
+    };
     // At once: the next look would find another consumer, which tells, too.
     posts.release();
     referee.until_created(1, LONG).await.unwrap();
-    if stopping {
-        assert_eq!(sensor.process.wait_exit(LONG).await.unwrap().code(), Some(0));
+    if life != Life::GoesOn {
+        let code = i32::from(life == Life::Fails);
+        assert_eq!(sensor.process.wait_exit(LONG).await.unwrap().code(), Some(code));
     } else {
         wait::until_true("the message of the first stream is in hand no more", LONG, || async {
             sensor.state().await["messages_in_hand"] == 0
@@ -318,7 +336,10 @@ async fn deleted_with_a_message_in_hand(name: &str, stopping: bool) {
     assert!(held_since.elapsed() < ACK_WAIT, "too slow to tell");
     assert_eq!(stage.waiting().await, (0, 1), "the other replica's message is settled, and has no object");
     other.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
-    if stopping {
+    if life == Life::Fails {
+        return;
+    }
+    if life == Life::Stops {
         sensor = stage.spawn_anew();
         sensor.until_ready().await;
     }
@@ -329,12 +350,17 @@ async fn deleted_with_a_message_in_hand(name: &str, stopping: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_ack_does_not_settle_a_message_of_the_next_stream() {
-    deleted_with_a_message_in_hand("remade", false).await;
+    deleted_with_a_message_in_hand("remade", Life::GoesOn).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_ack_of_a_sensor_that_stops_does_not_either() {
-    deleted_with_a_message_in_hand("remade-stopping", true).await;
+    deleted_with_a_message_in_hand("remade-stopping", Life::Stops).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_ack_of_a_sensor_that_fails_does_not_either() {
+    deleted_with_a_message_in_hand("remade-failing", Life::Fails).await;
 }
 
 /// NATS comes back without the end of its stream, gives a sequence to another message, and a replica has that one in
