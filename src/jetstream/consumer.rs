@@ -187,9 +187,9 @@ pub async fn ensure_consumer(connection: &Connection, spec: &ConsumerSpec) -> Re
     // Asked after the consumer: should both be made anew in between, the consumer is the one that is seen to change.
     let stream_facts = facts(&stream_info(connection, stream).await?.ok_or_else(missing)?, false, Vec::new());
     if made && spec.start_of_ns.is_some_and(|created_ns| created_ns != stream_facts.created_ns) {
-        // It begins where the stream before was to go on, and would pass over what this one has below that. Other kinds
-        // of streams begin anyhow with what they have, and may drop it with their last consumer.
-        if stream_facts.retention == Retention::Limits && matches!(spec.start, Start::Sequence(_)) {
+        // It begins where the stream before was to go on, and would pass over what this one has below that. In a work
+        // queue it begins with what there is.
+        if stream_facts.retention != Retention::WorkQueue && matches!(spec.start, Start::Sequence(_)) {
             delete(connection, stream, durable, &info).await?;
         }
         return Err(ManageError::StreamChanged { stream: stream.clone() });

@@ -295,7 +295,7 @@ impl Place {
 
     /// Counts what waits, checks the consumer again, makes one that vanished again at the record's floor, and waits for
     /// a stream that vanished. Ends where somebody changed the consumer so that it breaks a promise. From `stop` on it
-    /// makes nothing and ends nothing: as long as there are acks it tells whose they would be.
+    /// begins to make nothing, and ends nothing: as long as there are acks it tells whose they would be.
     pub(super) async fn keep(
         &self,
         connection: Connection,
@@ -343,6 +343,7 @@ impl Place {
                     }
                     None
                 }
+                Err(PlaceError::Record { .. }) if stop.is_cancelled() => None,
                 Err(error @ PlaceError::Record { .. }) => return Err(error),
             };
             if let Some(facts) = &facts {
