@@ -40,8 +40,9 @@ async fn a_stopped_server_is_silent_and_goes_on() {
     // A flush only writes; the server's answer is what is missing.
     drop(silent);
     let jetstream = jetstream::new(client);
-    let waiting = jetstream.query_account();
-    assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_err());
+    let asked = tokio::time::timeout(Duration::from_secs(1), jetstream.query_account()).await;
+    // Where this test stands still itself for long, the client gives up before our clock is looked at.
+    assert!(!matches!(asked, Ok(Ok(_))), "a stopped server answered");
     nats.process().cont().unwrap();
     wait::until_true("an answer", SOON, || async { jetstream.query_account().await.is_ok() }).await.unwrap();
 }
