@@ -45,7 +45,7 @@ soak: testbed ## The long versions: every cell of the churn table, ten times as 
 
 .PHONY: bench
 bench: testbed ## The benchmarks, each beside the bare client in the same run
-	$(CARGO) bench --bench jetgate
+	$(CARGO) bench --bench jetgate --bench waiting
 
 .PHONY: docs
 docs: ## Write the generated parts of docs/: settings, templates, metrics, reasons

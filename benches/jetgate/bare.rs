@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use async_nats::jetstream;
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::api::{Api, DynamicObject, ListParams, PostParams, WatchParams};
+use kube::api::{Api, DynamicObject, PostParams};
 use serde_json::{Value, json};
 use testbed::Resource;
 use testbed::process::{Process, Spec};
@@ -34,9 +33,6 @@ pub(crate) fn run(arguments: &[String]) {
         ["creates", kubeconfig, namespace, count, in_flight] => {
             let (count, in_flight) = (count.parse().unwrap(), in_flight.parse().unwrap());
             runtime.block_on(creates(kubeconfig, namespace, count, in_flight));
-        }
-        ["rest", kubeconfig, namespace, url, stream, consumer] => {
-            runtime.block_on(rest(kubeconfig, namespace, url, stream, consumer));
         }
         other => panic!("no such bare client: {other:?}"),
     }
@@ -75,32 +71,6 @@ async fn acks(how: &str, url: &str, stream: &str, consumer: &str, in_flight: usi
             }
         }
     }
-}
-
-/// Pulls from a durable that has nothing, and watches what a gate needs to see: the least that waits for work.
-async fn rest(kubeconfig: &str, namespace: &str, url: &str, stream: &str, consumer: &str) {
-    let nats = async_nats::connect(url).await.unwrap();
-    let consumer: jetstream::consumer::PullConsumer =
-        jetstream::new(nats).get_stream(stream).await.unwrap().get_consumer(consumer).await.unwrap();
-    let mut messages = consumer.messages().await.unwrap();
-    let client = cluster(kubeconfig).await;
-    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-    let objects: Api<DynamicObject> = Api::namespaced_with(client, namespace, &Resource::workflows().api_resource());
-    let all = WatchParams::default();
-    let quotas = async {
-        loop {
-            let from = quotas.list_metadata(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
-            quotas.watch(&all, &from).await.unwrap().for_each(|_| async {}).await;
-        }
-    };
-    let objects = async {
-        loop {
-            let from = objects.list_metadata(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
-            objects.watch_metadata(&all, &from).await.unwrap().for_each(|_| async {}).await;
-        }
-    };
-    let messages = async { while messages.next().await.is_some() {} };
-    tokio::join!(quotas, objects, messages);
 }
 
 async fn cluster(kubeconfig: &str) -> kube::Client {

@@ -1,11 +1,11 @@
 //! The size of the program, on disk and in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use testbed::process::{Process, Spec};
 use testbed::{ControlPlane, Nats};
 
-use crate::bare;
 use crate::figures::{Samples, Usage};
 use crate::support::Stage;
 
@@ -13,17 +13,36 @@ fn megabytes(path: &Path) -> f64 {
     std::fs::metadata(path).unwrap().len() as f64 / 1e6
 }
 
+/// Without symbols, where there is `strip`.
+fn stripped(program: &Path, folder: &Path) -> Option<f64> {
+    let stripped = folder.join("stripped");
+    let strip = std::process::Command::new("strip").arg("-o").arg(&stripped).arg(program).status();
+    strip.is_ok_and(|status| status.success()).then(|| megabytes(&stripped))
+}
+
+/// The newest build of the bare client, which lies beside this program.
+fn bare_client() -> PathBuf {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let built = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("waiting-") && path.extension().is_none()
+    });
+    let newest = built.max_by_key(|path| path.metadata().unwrap().modified().unwrap());
+    newest.expect("the bare client is built by `cargo bench --no-run`")
+}
+
 pub(crate) async fn run() {
     let program = Path::new(env!("CARGO_BIN_EXE_jetgate"));
+    let bare = bare_client();
     let folder = tempfile::tempdir().unwrap();
-    let stripped = folder.path().join("jetgate");
     println!("size:");
     println!("  {:<52} {:.1} MB", "program as built (with line tables)", megabytes(program));
-    let strip = std::process::Command::new("strip").arg("-o").arg(&stripped).arg(program).status();
-    if strip.is_ok_and(|status| status.success()) {
-        println!("  {:<52} {:.1} MB  (aim 15)", "program stripped", megabytes(&stripped));
-    } else {
-        println!("  no `strip` here, so the size without symbols is not known");
+    match (stripped(program, folder.path()), stripped(&bare, folder.path())) {
+        (Some(size), Some(least)) => {
+            println!("  {:<52} {size:.1} MB  (aim 15)", "program stripped");
+            println!("  {:<52} {least:.1} MB, ratio {:.2}", "bare client that waits, stripped", size / least);
+        }
+        _ => println!("  no `strip` here, so the size without symbols is not known"),
     }
     let plane = ControlPlane::shared().await.unwrap();
     let nats = Nats::start_plain().await.unwrap();
@@ -35,8 +54,9 @@ pub(crate) async fn run() {
         let usage = at_rest("jetgate", sensor.process.pid()).await;
         let kubeconfig = plane.kubeconfig_admin().unwrap();
         let kubeconfig = kubeconfig.to_str().unwrap();
-        let arguments = ["rest", kubeconfig, &stage.namespace, &stage.nats_url, &stage.stream, &stage.sensor];
-        let bare = bare::start(&arguments, folder.path());
+        let arguments = [kubeconfig, &stage.namespace, &stage.nats_url, &stage.stream, &stage.sensor];
+        let log = folder.path().join("bare.log");
+        let bare = Process::spawn(Spec::new("bare client", bare.clone(), arguments, log)).unwrap();
         let least = at_rest("bare client", bare.pid()).await;
         assert!(bare.is_alive(), "{}", bare.last_log_lines(20));
         bare.kill().await.unwrap();
