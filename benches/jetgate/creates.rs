@@ -13,7 +13,7 @@ const AT_ONCE: [usize; 4] = [16, 32, 64, 100];
 
 /// Creates a second between a tenth and nine tenths of all, by the audit log.
 fn pace(plane: &ControlPlane, namespace: &str) -> Option<f64> {
-    let audit = plane.audit().unwrap();
+    let audit = plane.audit(namespace).unwrap();
     let mut answered: Vec<_> = audit
         .posts(&Resource::workflows(), namespace)
         .filter(|post| post.code == 201)
@@ -57,7 +57,7 @@ async fn gated_pace(plane: &ControlPlane, nats: &Nats) -> (f64, f64, f64, Usage)
     let pace = paced(plane, &stage.namespace).await;
     let at_once = sensor.metric("sensor_concurrency_limit", &[]).await.unwrap_or(f64::NAN);
     let usage = Usage::of(sensor.process.pid());
-    let refusals = plane.audit().unwrap().posts_with(&Resource::workflows(), &stage.namespace, 403);
+    let refusals = plane.audit(&stage.namespace).unwrap().posts_with(&Resource::workflows(), &stage.namespace, 403);
     stage.until_drained().await;
     sensor.stop().await;
     (pace, at_once, refusals as f64, usage)

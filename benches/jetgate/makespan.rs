@@ -97,7 +97,7 @@ pub(crate) async fn run() {
         }
         tokio::time::timeout(LONG, working).await.expect("the jobs to end").unwrap();
         let audit = testbed::wait::until("the audit log to be complete", LONG, || async {
-            let audit = plane.audit().unwrap();
+            let audit = plane.audit(&stage.namespace).unwrap();
             let ended = audit
                 .requests()
                 .iter()

@@ -101,7 +101,7 @@ pub(crate) async fn run() {
         .unwrap();
     }
     let audit = testbed::wait::until("the audit log to be complete", LONG, || async {
-        let audit = plane.audit().unwrap();
+        let audit = plane.audit(&stage.namespace).unwrap();
         (audit.posts_with(&workflows, &stage.namespace, 201) >= HARD + RELEASES).then_some(audit)
     })
     .await

@@ -45,8 +45,10 @@ pub struct Request {
 pub struct Audit(Vec<Request>);
 
 impl Audit {
-    /// Reads the logs of one or more API servers.
-    pub fn read(logs: &[PathBuf]) -> Result<Self> {
+    /// Reads what the logs of one or more API servers tell of a namespace. Of the rest, which is most of a log that many
+    /// tests share, nothing is parsed.
+    pub fn read(logs: &[PathBuf], namespace: &str) -> Result<Self> {
+        let named = format!("\"namespace\":{}", serde_json::Value::from(namespace));
         let mut requests = Vec::new();
         for log in logs {
             let text = match std::fs::read_to_string(log) {
@@ -58,7 +60,9 @@ impl Audit {
                 }
             };
             // A killed server may leave a half line, anywhere, since it goes on in the same file.
-            requests.extend(text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(Request::from));
+            let lines = text.lines().filter(|line| line.contains(&named));
+            let told = lines.filter_map(|line| serde_json::from_str::<Line>(line).ok()).map(Request::from);
+            requests.extend(told.filter(|request| request.namespace == namespace));
         }
         requests.sort_by_key(|request| request.received);
         Ok(Self(requests))

@@ -69,7 +69,7 @@ async fn cut_and_refused_connections_are_told_apart_from_answers() {
     create(&cluster, &namespace, "after").await.unwrap();
     assert_eq!(cluster.find(&widgets(), &namespace, "swallowed", SOON).await.unwrap(), None);
     let twice: Vec<_> = plane
-        .audit()
+        .audit(&namespace)
         .unwrap()
         .created(&Resource::widgets(), &namespace)
         .into_iter()

@@ -216,7 +216,7 @@ async fn the_deliver_policy_says_where_a_new_durable_begins() {
         referee.until_created(expected.len() + 2, LONG).await.unwrap_or_else(say(&sensor));
         stage.until_drained().await;
         assert_eq!(sequences(&referee), (first..=9).collect(), "{policy}");
-        let posts = plane.audit().unwrap().posts(&Resource::workflows(), &stage.namespace).count();
+        let posts = plane.audit(&stage.namespace).unwrap().posts(&Resource::workflows(), &stage.namespace).count();
         assert_eq!(posts, expected.len() + 2, "{policy}");
         assert_eq!(sensor.stop().await, Some(0));
     };

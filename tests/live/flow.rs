@@ -197,7 +197,7 @@ async fn the_first_message_of_an_idle_sensor_finds_a_credit_ready() {
         stage.publish(id..id + 1).await;
         referee.until_created(id + 1, LONG).await.unwrap();
         let post = wait::until("the POST in the audit log", LONG, || async {
-            let audit = plane.audit().unwrap();
+            let audit = plane.audit(&stage.namespace).unwrap();
             audit.posts(&workflows, &stage.namespace).nth(id).cloned()
         })
         .await

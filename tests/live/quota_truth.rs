@@ -149,12 +149,13 @@ async fn a_foreign_writer_takes_the_last_slot_between_grant_and_create() {
     })
     .await
     .unwrap();
-    let (full, before) = (Instant::now(), plane.audit().unwrap().posts(&workflows, &stage.namespace).count());
+    let (full, before) =
+        (Instant::now(), plane.audit(&stage.namespace).unwrap().posts(&workflows, &stage.namespace).count());
     referee
         .until("5 s at full use", LONG, |_| full.elapsed() > Duration::from_secs(5))
         .await
         .unwrap_or_else(say(&sensor));
-    let after = plane.audit().unwrap().posts(&workflows, &stage.namespace).count();
+    let after = plane.audit(&stage.namespace).unwrap().posts(&workflows, &stage.namespace).count();
     assert_eq!(after, before, "a gate that knows that it is full sends nothing");
     let (pending, unacknowledged) = stage.waiting().await;
     assert_eq!(pending + unacknowledged, 3);

@@ -80,7 +80,7 @@ impl Scene<'_> {
     }
 
     pub(crate) fn posts(&self) -> usize {
-        self.stage.plane.audit().unwrap().posts(&self.resource, &self.stage.namespace).count()
+        self.stage.plane.audit(&self.stage.namespace).unwrap().posts(&self.resource, &self.stage.namespace).count()
     }
 
     /// One more message is published, is seen to wait, and nothing is tried for it.
@@ -172,7 +172,7 @@ async fn a_hard_that_is_lowered_below_used_and_raised() {
     scene.all_created(&sensor).await;
     plane.set_hard(&namespace, "team", &key(), Some("20")).await.unwrap();
     open(&sensor).await;
-    assert_eq!(plane.audit().unwrap().posts_with(&scene.resource, &namespace, 403), 0);
+    assert_eq!(plane.audit(&namespace).unwrap().posts_with(&scene.resource, &namespace, 403), 0);
     assert_eq!(sensor.stop().await, Some(0));
 }
 
@@ -226,7 +226,7 @@ async fn a_second_quota_that_bounds_harder() {
     plane.delete_quota(&namespace, "tight").await.unwrap();
     scene.all_created(&sensor).await;
     open(&sensor).await;
-    assert_eq!(plane.audit().unwrap().posts_with(&scene.resource, &namespace, 403), 0);
+    assert_eq!(plane.audit(&namespace).unwrap().posts_with(&scene.resource, &namespace, 403), 0);
     assert_eq!(sensor.stop().await, Some(0));
 }
 
@@ -251,7 +251,7 @@ async fn a_quota_controller_that_is_stopped_and_continued() {
     assert_eq!(sensor.metric("sensor_quota_used", &[]).await, Some(2.0));
     plane.controller_manager().unwrap().cont().unwrap();
     scene.all_created(&sensor).await;
-    assert_eq!(plane.audit().unwrap().posts_with(&scene.resource, &namespace, 403), 0);
+    assert_eq!(plane.audit(&namespace).unwrap().posts_with(&scene.resource, &namespace, 403), 0);
     assert_eq!(sensor.stop().await, Some(0));
 }
 

@@ -46,13 +46,13 @@ impl Stage<'_> {
         let mut expected: BTreeSet<String> = self.identities().await.into_iter().collect();
         expected.extend(self.gone.iter().cloned());
         assert_eq!(expected.len(), messages, "what the stream holds, and what was published");
-        referee.verdict(&self.plane.audit().unwrap(), "jetgate.dev/message", expected)
+        referee.verdict(&self.plane.audit(&self.namespace).unwrap(), "jetgate.dev/message", expected)
     }
 
     /// The POSTs of this many messages, by the audit log: one for each that ended in 201, after those that the quota
     /// refused or that raced for it, and no other. None ended in `AlreadyExists`, which costs the quota a slot.
     pub(crate) fn posts(&self, verdict: &Verdict, messages: usize) -> TriedAgain {
-        let audit = self.plane.audit().unwrap();
+        let audit = self.plane.audit(&self.namespace).unwrap();
         let mut by_name: BTreeMap<&str, Vec<(u16, &str)>> = BTreeMap::new();
         let resource = Resource::workflows();
         for post in audit.posts(&resource, &self.namespace).filter(|post| post.name.starts_with("order-")) {

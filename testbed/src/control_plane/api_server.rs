@@ -65,6 +65,8 @@ impl ApiServer {
             format!("--service-account-signing-key-file={folder}/sa.key"),
             format!("--audit-policy-file={folder}/audit.yaml"),
             format!("--audit-log-path={folder}/{}", audit_log(number)),
+            // In megabytes: at 100 it would begin another file, and what came before would be missed.
+            "--audit-log-maxsize=100000".to_owned(),
         ];
         arguments.extend(options.apiserver_flags.iter().cloned());
         let kubeconfig = access::kubeconfig_json(

@@ -208,13 +208,13 @@ impl ControlPlane {
         &self.secrets.authority
     }
 
-    /// What the API servers logged so far, all of them, in order of time.
-    pub fn audit(&self) -> Result<Audit> {
+    /// What the API servers logged so far of requests in a namespace, all of them, in order of time.
+    pub fn audit(&self, namespace: &str) -> Result<Audit> {
         let mut logs = Vec::new();
         for number in 0..self.servers.load(Ordering::Relaxed) {
             logs.push(self.work.path().join(api_server::audit_log(number)));
         }
-        Audit::read(&logs)
+        Audit::read(&logs, namespace)
     }
 
     /// Throws away etcd's history up to now: with a restarted API server, older resource versions are then gone

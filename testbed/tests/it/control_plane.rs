@@ -30,7 +30,7 @@ async fn a_quota_refuses_and_is_replenished_after_a_delete() {
     let again = widgets.object("c");
     plane.create(&widgets, &namespace, &again).await.unwrap();
 
-    let audit = plane.audit().unwrap();
+    let audit = plane.audit(&namespace).unwrap();
     let codes = audit.post_codes(&widgets, &namespace);
     assert_eq!(codes.into_iter().collect::<Vec<_>>(), [(201, 3), (403, 1)]);
     let created = audit.created(&widgets, &namespace);
@@ -58,7 +58,7 @@ async fn the_schema_of_widgets_refuses_what_is_no_size() {
     object["spec"]["size"] = json!("much");
     let refused = plane.create(&widgets, &namespace, &object).await.unwrap_err();
     assert!(refused.to_string().contains("spec.size"), "{refused}");
-    let codes = plane.audit().unwrap().post_codes(&widgets, &namespace);
+    let codes = plane.audit(&namespace).unwrap().post_codes(&widgets, &namespace);
     assert_eq!(codes.into_keys().collect::<Vec<_>>(), [422]);
 }
 

@@ -69,7 +69,7 @@ async fn two_api_servers_serve_one_etcd() {
     let object = serde_json::from_value(widgets.object("there")).unwrap();
     there.create(&Default::default(), &object).await.unwrap();
     assert_eq!(plane.names(&widgets, &namespace).await.unwrap(), ["there"]);
-    let posts = plane.audit().unwrap().posts_with(&widgets, &namespace, 201);
+    let posts = plane.audit(&namespace).unwrap().posts_with(&widgets, &namespace, 201);
     assert_eq!(posts, 1);
     let refused = plane.controller_manager().unwrap_err();
     assert!(refused.to_string().contains("without a controller manager"));

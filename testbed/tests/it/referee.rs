@@ -29,7 +29,7 @@ async fn the_verdict_names_what_is_lost_and_doubled() {
     plane.delete(&widgets, &namespace, "a").await.unwrap();
     make(plane, &namespace, "a", "1").await;
     referee.until_created(3, SOON).await.unwrap();
-    let audit = plane.audit().unwrap();
+    let audit = plane.audit(&namespace).unwrap();
     let verdict = referee.verdict(&audit, CAUSE, ["1", "2", "3"]);
     assert_eq!(verdict.created, 3);
     assert_eq!(verdict.lost, ["3"]);
@@ -51,7 +51,7 @@ async fn one_object_for_each_cause_and_no_other_is_clean() {
     make(plane, &namespace, "a", "1").await;
     make(plane, &namespace, "b", "2").await;
     referee.until_created(2, SOON).await.unwrap();
-    let judge = |causes: &[&str]| referee.verdict(&plane.audit().unwrap(), CAUSE, causes.iter().copied());
+    let judge = |causes: &[&str]| referee.verdict(&plane.audit(&namespace).unwrap(), CAUSE, causes.iter().copied());
     assert!(judge(&["1", "2"]).is_clean());
     // A cause too many: lost, or yet to come.
     let more = judge(&["1", "2", "3"]);
@@ -88,7 +88,7 @@ async fn the_referee_goes_on_after_a_restart_and_finds_what_it_missed() {
     referee.until_created(2, SOON).await.unwrap();
     referee.until_alive(1, SOON).await.unwrap();
     assert_eq!(referee.tally().names_alive().into_iter().collect::<Vec<_>>(), ["after"]);
-    let audit = plane.audit().unwrap();
+    let audit = plane.audit(&namespace).unwrap();
     assert!(referee.verdict(&audit, CAUSE, ["1", "2"]).is_clean());
 }
 

@@ -117,13 +117,13 @@ async fn a_quota_that_wants_requests_of_a_pod_closes_the_gate_until_it_is_gone()
     detail(&sensor, "must_specify: ").await;
     detail(&sensor, "failed quota: compute: must specify requests.cpu").await;
     stage.keeps(3).await;
-    let refused = plane.audit().unwrap().posts_with(&pods, &namespace, 403);
+    let refused = plane.audit(&namespace).unwrap().posts_with(&pods, &namespace, 403);
     assert!((1..=3 + 2).contains(&refused), "{refused} refusals");
     plane.delete_quota(&namespace, "compute").await.unwrap();
     sensor.until("all pods", async || alive(&stage, &pods).await == 3).await;
     stage.until_drained().await;
     open(&sensor).await;
-    let codes = plane.audit().unwrap().post_codes(&pods, &namespace);
+    let codes = plane.audit(&namespace).unwrap().post_codes(&pods, &namespace);
     assert_eq!((codes[&201], codes.len()), (3, 2), "{codes:?}");
     sensor.only_refusals(&[("target_refused", codes[&403])]).await;
     assert_eq!((sensor.effects("refused").await, sensor.effects("done").await), (codes[&403], 3));

@@ -154,7 +154,7 @@ async fn what_policies_and_webhooks_refuse_waits_for_them_and_holds_up_nothing_e
     assert_eq!((sensor.effects("refused").await, sensor.effects("doubtful").await), (other, refused(UNSEEN)));
     assert_eq!(sensor.effects("done").await, MESSAGES);
     // By the API server's own count, too.
-    let codes = plane.audit().unwrap().post_codes(&Resource::workflows(), &stage.namespace);
+    let codes = plane.audit(&stage.namespace).unwrap().post_codes(&Resource::workflows(), &stage.namespace);
     let expected = CODES.into_iter().enumerate().map(|(id, code)| (code, refused(id)));
     for (code, count) in expected.chain([(201, MESSAGES)]) {
         assert_eq!(codes.get(&code).copied().unwrap_or_default(), count, "{code}");

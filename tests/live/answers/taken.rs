@@ -48,7 +48,7 @@ async fn a_taken_name_is_done_only_where_the_object_is_the_messages_own() {
     }
     held.release();
     stage.until_drained().await;
-    let audit = plane.audit().unwrap();
+    let audit = plane.audit(&stage.namespace).unwrap();
     assert_eq!(audit.post_codes(&workflows, &stage.namespace), BTreeMap::from([(201, MESSAGES), (409, MESSAGES)]));
     for (id, calls) in book.calls() {
         assert!(matches!(calls[..], [Call::Post(_), Call::Get(_)]), "{id}: one POST, one lookup: {calls:?}");

@@ -78,7 +78,7 @@ pub(crate) async fn judge(stage: &Stage, told: Told) -> Result<Judgement> {
         verdict,
         messages,
         limit,
-        codes: stage.plane.audit()?.post_codes(&resource, stage.namespace()),
+        codes: stage.plane.audit(stage.namespace())?.post_codes(&resource, stage.namespace()),
         dead_letters,
         blocked: told.last.blocked.by_reason().into_iter().filter(|(_, seconds)| *seconds >= 0.05).collect(),
         began: told.began,

@@ -156,7 +156,7 @@ impl Stage {
 
     /// What the referee says now.
     pub(crate) fn verdict(&self) -> Result<Verdict> {
-        Ok(self.referee.verdict(&self.plane.audit()?, CAUSE, self.orders()))
+        Ok(self.referee.verdict(&self.plane.audit(&self.namespace)?, CAUSE, self.orders()))
     }
 
     /// How long nothing at all may move.
